@@ -31,6 +31,14 @@ VIRTIO_SRC   := $(wildcard virtio/*.c)
 VMM_SRC      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 IMG_SRC      := $(filter-out img/main.c,$(wildcard img/*.c))
 
+# `make V=1` shows whole command lines.
+V ?= 0
+ifeq ($(V),0)
+say = @printf '  %-6s %s\n' '$(1)' '$@';
+else
+say =
+endif
+
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 
 # ---- what each folder may include ----
@@ -53,12 +61,12 @@ $(BUILD)/vmm/disks.o:  INC = $(INC_vmm) -Iblockdev/include
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) $(INC) -c -o $@ $<
+	$(call say,CC)$(CC) $(CFLAGS_ALL) $(INC) -c -o $@ $<
 
 define LIBRARY
 $(BUILD)/lib$(1).a: $(call obj,$(2))
 	@rm -f $$@
-	$(AR) rcs $$@ $$^
+	$$(call say,AR)$(AR) rcs $$@ $$^
 endef
 $(eval $(call LIBRARY,base,$(BASE_SRC)))
 $(eval $(call LIBRARY,blockdev,$(BLOCKDEV_SRC)))
@@ -75,10 +83,10 @@ LIB_IMG      := $(BUILD)/libimg.a $(LIB_BLOCKDEV)
 all: $(BUILD)/minivmm $(BUILD)/minivmm-img
 
 $(BUILD)/minivmm: $(BUILD)/vmm/main.o $(LIB_VMM)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 $(BUILD)/minivmm-img: $(BUILD)/img/main.o $(LIB_IMG)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 # ---- unit tests: tests/unit/LAYER/test_X.c, each a cmocka program linked with its layer alone ----
 unit_tests = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/$(1)/test_*.c))
@@ -90,7 +98,7 @@ $(call unit_tests,virtio):   $(BUILD)/%: $(BUILD)/%.o $(LIB_VIRTIO)
 $(call unit_tests,vmm):      $(BUILD)/%: $(BUILD)/%.o $(LIB_VMM)
 $(call unit_tests,img):      $(BUILD)/%: $(BUILD)/%.o $(LIB_IMG)
 $(UNIT_TESTS):
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
 unit-tests: $(UNIT_TESTS)
 

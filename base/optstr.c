@@ -12,7 +12,8 @@ static bool key_char(char c)
     return isalnum((unsigned char)c) || c == '-' || c == '_' || c == '.';
 }
 
-/* Copies one item up to a single comma, undoubling ",,"; *text moves behind the comma or to the end. */
+/* Copies one item up to a single comma, undoubling ",,"; *text moves behind the comma or to the
+ * end. */
 static char *take_item(const char **text)
 {
     const char *p = *text;
@@ -157,7 +158,8 @@ int optstr_get_size(struct optstr *opts, const char *key, uint64_t *out, struct 
     if (value == NULL)
         return 0;
     if (size_parse(value, 'B', out) < 0)
-        return err_set(err, -EINVAL, "%s=%s: expected a size such as 65536, 64K or 10G", key, value);
+        return err_set(err, -EINVAL, "%s=%s: expected a size such as 65536, 64K or 10G", key,
+                       value);
     return 0;
 }
 

@@ -12,7 +12,8 @@
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
-/* True and *out = a + b (a * b) when the result fits 64 bits; else false and *out is unspecified. */
+/* True and *out = a + b (a * b) when the result fits 64 bits; else false and *out is unspecified.
+ */
 static inline bool add_u64(uint64_t a, uint64_t b, uint64_t *out)
 {
     return !__builtin_add_overflow(a, b, out);
@@ -50,7 +51,8 @@ static inline bool is_power_of_2(uint64_t v)
     return v != 0 && (v & (v - 1)) == 0;
 }
 
-/* `align` is a power of two. align_up wraps for values within `align` of 2^64: check the range first. */
+/* `align` is a power of two. align_up wraps for values within `align` of 2^64: check the range
+ * first. */
 static inline uint64_t align_down(uint64_t v, uint64_t align)
 {
     return v & ~(align - 1);

@@ -22,8 +22,8 @@ struct err {
     char text[1024];
 };
 
-/* Formats `fmt` into `err` (ignored when NULL) and returns `code`, a negative errno value, so that a
- * caller can write `return err_set(err, -EINVAL, "...")`. */
+/* Formats `fmt` into `err` (ignored when NULL) and returns `code`, a negative errno value, so that
+ * a caller can write `return err_set(err, -EINVAL, "...")`. */
 int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* The same, with ": " and the text of the errno value behind it. */

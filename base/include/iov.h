@@ -12,8 +12,8 @@
 /* Bytes that the vector covers. */
 uint64_t iov_length(const struct iovec *iov, int count);
 
-/* Copies at most `length` bytes between the vector, from byte `offset` on, and a flat buffer; returns
- * the bytes copied, fewer than `length` only where the vector ends. */
+/* Copies at most `length` bytes between the vector, from byte `offset` on, and a flat buffer;
+ * returns the bytes copied, fewer than `length` only where the vector ends. */
 size_t iov_to_buf(const struct iovec *iov, int count, uint64_t offset, void *buf, size_t length);
 size_t iov_from_buf(const struct iovec *iov, int count, uint64_t offset, const void *buf,
                     size_t length);

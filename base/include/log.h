@@ -1,8 +1,8 @@
 /*
  * log.h - one line on standard error a message: "PROGRAM: [warning: ]text".
  *
- * The program name comes from argv[0], so that a tool that is linked under another name speaks under
- * that name. Only programs (vmm/, img/) log; libraries report through struct err.
+ * The program name comes from argv[0], so that a tool that is linked under another name speaks
+ * under that name. Only programs (vmm/, img/) log; libraries report through struct err.
  *
  * Threads: any thread may log at any time; a line is written with one write(2), so lines of
  * different threads do not mix. log_init() and log_set_level() are for start-up, before threads.
