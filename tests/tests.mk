@@ -1,0 +1,86 @@
+# Dependencies, tests, lint and installation. docs/testing.md describes the layers of tests.
+
+# Jobs for the recursive makes, where the user gave no -j.
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
+DOCS     := README.md CHANGELOG.md CONTRIBUTING.md LICENSE
+MAN1     = $(wildcard docs/man/*.1)
+BINARIES = $(BUILD)/minivmm $(BUILD)/minivmm-img
+
+##> Building
+##  make                 builds build/minivmm and build/minivmm-img
+##  make deps            installs the Debian packages of packages.txt that are missing (as root)
+##  make install         installs below PREFIX (/usr/local), staged into DESTDIR
+##  make uninstall       removes what install put there
+##  make clean           removes everything that was built
+help:
+	@sed -n 's/^##> \(.*\)/\n\1:/p; s/^##  /  /p' $(MAKEFILE_LIST)
+
+deps:
+	@tests/deps
+
+##> Testing
+##  make check           deps, build, every test; ends with "N passed, N failed, N skipped"
+##  make check-unit      unit tests alone; check-diff, check-e2e and check-rig likewise
+##  make check-asan      unit, diff and e2e tests under AddressSanitizer and UBSan (build-asan/)
+##  make check-tsan      the same under ThreadSanitizer (build-tsan/)
+##  make lint            formatters and static checkers
+#
+# A program for tests/diff is a shell test, or a C program test_*.c linked with the block engine.
+DIFF_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/diff/test_*.c))
+$(DIFF_TESTS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+
+# A shell script is a test when it is executable; the others are sourced by tests.
+scripts = $(sort $(shell find tests/$(1) -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null))
+
+CHECK_unit = $(UNIT_TESTS)
+CHECK_diff = $(DIFF_TESTS) $(call scripts,diff)
+CHECK_e2e  = $(call scripts,e2e)
+CHECK_rig  = $(call scripts,rig)
+LAYERS    ?= unit diff e2e rig
+RUN_FLAGS ?=
+
+# What the layers need built; other .mk files add to it.
+test-unit: $(UNIT_TESTS)
+test-diff: all $(DIFF_TESTS)
+test-e2e: all
+test-rig: all
+
+check: deps
+	@$(MAKE) --no-print-directory $(JOBS) $(addprefix test-,$(LAYERS))
+	@$(MAKE) --no-print-directory run-tests
+
+check-unit check-diff check-e2e check-rig: check-%:
+	@$(MAKE) --no-print-directory check LAYERS=$*
+
+check-asan: export ASAN_OPTIONS = detect_leaks=1:detect_stack_use_after_return=1
+check-asan: export UBSAN_OPTIONS = print_stacktrace=1:halt_on_error=1
+check-asan: SANITIZED = BUILD=build-asan SANITIZE="-fsanitize=address,undefined"
+check-tsan: export TSAN_OPTIONS = second_deadlock_stack=1
+check-tsan: SANITIZED = BUILD=build-tsan SANITIZE=-fsanitize=thread
+check-asan check-tsan:
+	@$(MAKE) --no-print-directory $(SANITIZED) OPT="-O1 -g" HARDEN= LDHARDEN= \
+		LAYERS="unit diff e2e" RUN_FLAGS="--scale 5" check
+
+run-tests:
+	@BUILD=$(abspath $(BUILD)) tests/run $(RUN_FLAGS) $(foreach l,$(LAYERS),$(CHECK_$(l)))
+
+lint: deps
+	@$(MAKE) --no-print-directory -nB BUILD=build-lint OPT=-O1 HARDEN= all unit-tests $(DIFF_TESTS:$(BUILD)/%=build-lint/%) | \
+		tests/lint build-lint
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/minivmm \
+		$(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(wildcard $(DOCS)) $(DESTDIR)$(PREFIX)/share/doc/minivmm
+	$(if $(MAN1),install -m 644 $(MAN1) $(DESTDIR)$(PREFIX)/share/man/man1)
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(BINARIES)))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man1/,$(notdir $(MAN1)))
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/minivmm
+
+.PHONY: help deps check check-unit check-diff check-e2e check-rig check-asan check-tsan \
+	test-unit test-diff test-e2e test-rig run-tests lint install uninstall
