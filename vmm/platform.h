@@ -22,7 +22,6 @@ struct platform_options {
     struct bus *pio;      /* borrowed; the devices stay in it, so it is not used after destroy */
     struct life *life;    /* borrowed, outlives the platform */
     struct irq_line com1; /* GSI 4, edge (LAYOUT_GSI_COM1) */
-    struct irq_line sci;  /* GSI 9, level (LAYOUT_GSI_SCI) */
     bool test_device;     /* the exit port (LAYOUT_PORT_TEST_EXIT) */
 };
 
