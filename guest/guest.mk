@@ -1,0 +1,32 @@
+# Bare-metal test programs: guest/programs/NAME.c becomes build/guest/NAME, an ELF file with a PVH
+# note. They are built for the guest alone: none of the host's flags, headers or libraries.
+GUEST_CFLAGS = -std=gnu17 $(WARN) -O1 -g -m64 -ffreestanding -nostdlib -static -fno-pie -fno-pic \
+               -mno-red-zone -mgeneral-regs-only -fno-stack-protector -fcf-protection=none \
+               -fno-asynchronous-unwind-tables -MMD -MP -Iguest/lib
+GUEST_LDFLAGS = -nostdlib -static -no-pie -Wl,-T,guest/lib/link.ld -Wl,--build-id=none \
+                -Wl,--no-warn-rwx-segments -Wl,-z,max-page-size=4096
+
+GUEST_PROGRAMS := $(patsubst guest/programs/%.c,$(BUILD)/guest/%,$(wildcard guest/programs/*.c))
+GUEST_LIB_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard guest/lib/*.c)) $(BUILD)/guest/lib/smp.o
+
+$(BUILD)/guest/%.o: guest/%.c Makefile guest/guest.mk
+	@mkdir -p $(@D)
+	$(CC) $(GUEST_CFLAGS) -c -o $@ $<
+
+$(BUILD)/guest/%.o: guest/%.S guest/guest.mk
+	@mkdir -p $(@D)
+	$(CC) $(GUEST_CFLAGS) -c -o $@ $<
+
+$(BUILD)/guest/libguest.a: $(GUEST_LIB_OBJ)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(GUEST_PROGRAMS): $(BUILD)/guest/%: $(BUILD)/guest/lib/start.o $(BUILD)/guest/programs/%.o \
+		$(BUILD)/guest/libguest.a guest/lib/link.ld
+	$(CC) $(GUEST_LDFLAGS) -o $@ $(filter %.o %.a,$^)
+
+guests: $(GUEST_PROGRAMS)
+
+test-e2e test-rig: guests
+
+.PHONY: guests
