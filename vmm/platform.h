@@ -2,7 +2,8 @@
  * platform.h - the legacy devices of the machine on the port bus: COM1, the ACPI PM1 block, the
  * i8042 and reset ports, pvpanic, and the exit port of test guests.
  *
- * Threads: create and destroy from the main thread while no vCPU runs; the rest as each device says.
+ * Threads: create and destroy from the main thread while no vCPU runs; the rest as each device
+ * says.
  */
 #ifndef VMM_PLATFORM_H
 #define VMM_PLATFORM_H
