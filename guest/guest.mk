@@ -7,7 +7,7 @@ GUEST_LDFLAGS = -nostdlib -static -no-pie -Wl,-T,guest/lib/link.ld -Wl,--build-i
                 -Wl,--no-warn-rwx-segments -Wl,-z,max-page-size=4096
 
 GUEST_PROGRAMS := $(patsubst guest/programs/%.c,$(BUILD)/guest/%,$(wildcard guest/programs/*.c))
-GUEST_LIB_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard guest/lib/*.c)) $(BUILD)/guest/lib/smp.o
+GUEST_LIB_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard guest/lib/*.c)) $(BUILD)/guest/lib/trampoline.o
 
 $(BUILD)/guest/%.o: guest/%.c Makefile guest/guest.mk
 	@mkdir -p $(@D)

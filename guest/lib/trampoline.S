@@ -1,5 +1,5 @@
 /*
- * smp.S - where the other CPUs start: real mode, at a page below 1 MiB that smp.c copies this to.
+ * trampoline.S - where the other CPUs start: real mode, at a page below 1 MiB that smp.c copies this to.
  * They share the GDT and the page tables of the first CPU; one CPU at a time is started, so one stack
  * pointer in memory is enough.
  */
