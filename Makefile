@@ -55,8 +55,9 @@ $(BUILD)/virtio/%.o:   INC = $(INC_virtio)
 $(BUILD)/vmm/%.o:      INC = $(INC_vmm)
 $(BUILD)/img/%.o:      INC = $(INC_img)
 $(BUILD)/tests/%.o:    INC = $(INC_tests)
-# The only files of virtio/ and vmm/ that know the block engine.
-$(BUILD)/virtio/blk.o: INC = $(INC_virtio) -Iblockdev/include
+# The only files of virtio/ and vmm/ that know the block engine: the block device is two files, its
+# configuration and its requests.
+$(BUILD)/virtio/blk.o $(BUILD)/virtio/blk_request.o: INC = $(INC_virtio) -Iblockdev/include
 $(BUILD)/vmm/disks.o:  INC = $(INC_vmm) -Iblockdev/include
 
 $(BUILD)/%.o: %.c Makefile

@@ -1,15 +1,17 @@
 /*
  * Configuration space of one PCI function.
  *
- * The space is a plain array of bytes with a mask of writable bits beside it, so that an access of any
- * width at any offset is a loop over bytes. What a write means is derived afterwards from the bytes:
- * BAR addresses and memory decoding here, everything else in the function's config_written().
+ * The space is a plain array of bytes with a mask of writable bits beside it, so that an access of
+ * any width at any offset is a loop over bytes. What a write means is derived afterwards from the
+ * bytes: BAR addresses and memory decoding here, everything else in the function's
+ * config_written().
  *
  * Invariants:
  * 1. bar[i].mapped and bar[i].address follow config[] after each write; bar_moved() tells of each
  *    change exactly once.
- * 2. A mapped BAR neither wraps nor lies at 0, nor at the all-ones address that a sizing write leaves
- *    behind: software that sizes a BAR with memory decoding on must not see the BAR appear there.
+ * 2. A mapped BAR neither wraps nor lies at 0, nor at the all-ones address that a sizing write
+ * leaves behind: software that sizes a BAR with memory decoding on must not see the BAR appear
+ * there.
  */
 #include "pci_function.h"
 
@@ -50,7 +52,7 @@ void pci_function_add_bar(struct pci_function *fn, unsigned bar, uint64_t size, 
 
     fn->bar[bar] = (struct pci_bar){.size = size, .is_64bit = is_64bit};
     store_le32(fn->config + bar_register(bar), type);
-    store_le32(fn->writable + bar_register(bar), (uint32_t)~(size - 1));
+    store_le32(fn->writable + bar_register(bar), (uint32_t) ~(size - 1));
     if (is_64bit)
         store_le32(fn->writable + bar_register(bar + 1), (uint32_t)(~(size - 1) >> 32));
 }

@@ -32,7 +32,8 @@ struct virtio_device_ops {
     /* Nothing new is taken from the rings and nothing is in flight on return; resume goes on. */
     void (*pause)(struct virtio_device *dev);
     void (*resume)(struct virtio_device *dev);
-    /* Device configuration space; a range beyond its end reads zeros. NULL write: read-only. */
+    /* Device configuration space, within config_size; the transport answers beyond it. May be NULL
+     * without one; NULL write: read-only. */
     void (*config_read)(struct virtio_device *dev, uint32_t offset, void *data, unsigned len);
     void (*config_write)(struct virtio_device *dev, uint32_t offset, const void *data,
                          unsigned len);
@@ -53,15 +54,26 @@ struct virtio_device {
     uint16_t type;              /* virtio device ID: 2 block, 4 entropy */
     uint32_t pci_class;         /* class code shown on PCI */
     uint64_t offered_features;  /* the device's; the transport adds VERSION_1 and the ring's */
-    uint64_t features;          /* negotiated; valid from activate to reset */
+    uint64_t features;          /* negotiated; valid from FEATURES_OK to reset */
     unsigned queue_count;
     struct virtqueue *queues;   /* queue_count of them, allocated by the device */
     uint32_t config_size;       /* bytes of device configuration space */
+
+    /* The driver broke a rule: no queue takes chains any more until the transport, at reset, clears
+     * this. Any thread. */
+    atomic_bool broken;
 
     /* The transport's: set before the first activate. */
     const struct virtio_transport_ops *transport;
     void *transport_data;
     const struct guestmem *mem;
 };
+
+/* Stops the device's queues from taking chains and tells the driver, once. From any thread. */
+static inline void virtio_device_fail(struct virtio_device *dev)
+{
+    if (!atomic_exchange(&dev->broken, true))
+        dev->transport->needs_reset(dev);
+}
 
 #endif

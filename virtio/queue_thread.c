@@ -1,0 +1,133 @@
+/*
+ * The loop of a queue's thread.
+ *
+ * The doorbell and the control eventfd are watched edge-triggered and never read: each write is an
+ * event of its own, which saves a system call a wake-up, and a counter of 64 bits does not fill up.
+ * A write between serve_all() and epoll_wait() is such an event too, so nothing is missed.
+ *
+ * When the driver breaks a rule the device needs a reset: every queue of the device stops taking
+ * chains, completes what it had taken, and waits to be stopped.
+ */
+#include "queue_thread.h"
+
+#include "virtqueue.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+static int watch(struct queue_thread *qt, int fd, uint32_t events)
+{
+    struct epoll_event event = {.events = events};
+
+    return epoll_ctl(qt->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+int queue_thread_init(struct queue_thread *qt, const struct queue_thread_ops *ops,
+                      struct virtio_device *dev, unsigned index)
+{
+    int ret;
+
+    qt->ops = ops;
+    qt->dev = dev;
+    qt->vq = &dev->queues[index];
+    qt->index = index;
+    qt->running = false;
+    atomic_init(&qt->stopping, false);
+    qt->epoll = -1;
+    qt->control = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (qt->control < 0)
+        return -errno;
+    qt->epoll = epoll_create1(EPOLL_CLOEXEC);
+    ret = qt->epoll < 0 ? -errno : 0;
+    if (ret == 0)
+        ret = watch(qt, qt->control, EPOLLIN | EPOLLET);
+    if (ret == 0)
+        ret = watch(qt, qt->vq->doorbell, EPOLLIN | EPOLLET);
+    if (ret == 0 && ops->event_fd(qt) >= 0)
+        ret = watch(qt, ops->event_fd(qt), EPOLLIN);
+    if (ret < 0)
+        queue_thread_destroy(qt);
+    return ret;
+}
+
+void queue_thread_destroy(struct queue_thread *qt)
+{
+    if (qt->epoll >= 0)
+        close(qt->epoll);
+    if (qt->control >= 0)
+        close(qt->control);
+    qt->epoll = qt->control = -1;
+}
+
+void queue_thread_publish(struct queue_thread *qt)
+{
+    if (virtqueue_publish(qt->vq))
+        qt->dev->transport->interrupt_queue(qt->dev, qt->index);
+}
+
+/* Serves until there is nothing to do but to wait. */
+static void serve_all(struct queue_thread *qt)
+{
+    virtqueue_notify_disable(qt->vq);
+    for (;;) {
+        bool drain = atomic_load(&qt->stopping) || atomic_load(&qt->dev->broken);
+        int ret = qt->ops->serve(qt, drain);
+
+        if (ret < 0)
+            virtio_device_fail(qt->dev);
+        else if (ret == 0 && (drain || !virtqueue_notify_enable(qt->vq)))
+            return;
+    }
+}
+
+static void *queue_main(void *arg)
+{
+    struct queue_thread *qt = arg;
+
+    for (;;) {
+        struct epoll_event events[3];
+
+        serve_all(qt);
+        if (atomic_load(&qt->stopping) && !qt->ops->busy(qt))
+            return NULL;
+        epoll_wait(qt->epoll, events, 3, -1);
+    }
+}
+
+int queue_thread_start(struct queue_thread *qt)
+{
+    sigset_t all, old;
+    char name[16];
+    int ret;
+
+    atomic_store(&qt->stopping, false);
+
+    /* Signals are the main thread's. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    ret = -pthread_create(&qt->thread, NULL, queue_main, qt);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (ret < 0)
+        return ret;
+    qt->running = true;
+    snprintf(name, sizeof(name), "%.10s-q%u", qt->dev->name, qt->index % 100);
+    pthread_setname_np(qt->thread, name);
+    return 0;
+}
+
+void queue_thread_stop(struct queue_thread *qt)
+{
+    uint64_t one = 1;
+
+    if (!qt->running)
+        return;
+    atomic_store(&qt->stopping, true);
+    while (write(qt->control, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+    pthread_join(qt->thread, NULL);
+    qt->running = false;
+}
