@@ -41,7 +41,8 @@ struct file {
     char *path;         /* as opened, for messages; owned */
     int fd;             /* -1 for layers without one */
     bool writable;
-    unsigned alignment; /* of offset, length and memory that the layer needs: 1, or O_DIRECT's */
+    unsigned alignment; /* of offset, length and memory that is fastest: 1, or O_DIRECT's */
+    unsigned lock_used, lock_unshared; /* file_lock()'s: the bytes held at 100+p and 200+p */
 };
 
 struct file_open_options {

@@ -182,6 +182,10 @@ struct blk_info {
 
 int blk_get_info(struct blk *blk, struct blk_info *info, struct err *err);
 
+/* Whether a request has met something in the image that a person should know of (a corrupt table, an
+ * unsupported cluster, a failed sync); then *err holds the first such line. Any thread. */
+bool blk_problem(struct blk *blk, struct err *err);
+
 /* "raw" or "qcow2", by the first bytes of a file. */
 int blk_probe(const char *path, const char **format, struct err *err);
 

@@ -1,6 +1,7 @@
 /*
- * format.h - qcow2 as it lies on disk: constants, offsets and limits. Source: the qcow2 specification,
- * docs/interop/qcow2.txt of QEMU. Every integer on disk is big-endian; the struct below is host order.
+ * format.h - qcow2 as it lies on disk: constants, offsets and limits. Source: the qcow2
+ * specification, docs/interop/qcow2.txt of QEMU. Every integer on disk is big-endian; the struct
+ * below is host order.
  *
  * Header (version 2 ends at 72; version 3 at header_length):
  *   0 magic  4 version  8 backing_file_offset(8)  16 backing_file_size  20 cluster_bits  24 size(8)
@@ -38,17 +39,17 @@ enum {
 #define QCOW2_MAX_HOST_OFFSET (UINT64_C(1) << 56)
 
 /* Incompatible features */
-#define QCOW2_INCOMPAT_DIRTY         (UINT64_C(1) << 0)
-#define QCOW2_INCOMPAT_CORRUPT       (UINT64_C(1) << 1)
-#define QCOW2_INCOMPAT_DATA_FILE     (UINT64_C(1) << 2)
-#define QCOW2_INCOMPAT_COMPRESSION   (UINT64_C(1) << 3)
-#define QCOW2_INCOMPAT_EXTENDED_L2   (UINT64_C(1) << 4)
-#define QCOW2_INCOMPAT_KNOWN         UINT64_C(0x1f)
+#define QCOW2_INCOMPAT_DIRTY       (UINT64_C(1) << 0)
+#define QCOW2_INCOMPAT_CORRUPT     (UINT64_C(1) << 1)
+#define QCOW2_INCOMPAT_DATA_FILE   (UINT64_C(1) << 2)
+#define QCOW2_INCOMPAT_COMPRESSION (UINT64_C(1) << 3)
+#define QCOW2_INCOMPAT_EXTENDED_L2 (UINT64_C(1) << 4)
+#define QCOW2_INCOMPAT_KNOWN       UINT64_C(0x1f)
 /* Compatible features */
-#define QCOW2_COMPAT_LAZY_REFCOUNTS  (UINT64_C(1) << 0)
+#define QCOW2_COMPAT_LAZY_REFCOUNTS (UINT64_C(1) << 0)
 /* Autoclear features */
-#define QCOW2_AUTOCLEAR_BITMAPS      (UINT64_C(1) << 0)
-#define QCOW2_AUTOCLEAR_RAW_DATA     (UINT64_C(1) << 1)
+#define QCOW2_AUTOCLEAR_BITMAPS  (UINT64_C(1) << 0)
+#define QCOW2_AUTOCLEAR_RAW_DATA (UINT64_C(1) << 1)
 
 /* Header extensions */
 #define QCOW2_EXT_END            UINT32_C(0x00000000)

@@ -1,0 +1,160 @@
+/*
+ * block.c - facts about an open image, and the operations that need it to themselves.
+ */
+#include "block.h"
+#include "checked.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+uint64_t blk_length(const struct blk *blk)
+{
+    return blk->length;
+}
+
+bool blk_writable(const struct blk *blk)
+{
+    return blk->writable;
+}
+
+const char *blk_path(const struct blk *blk)
+{
+    return blk->path;
+}
+
+const char *blk_format(const struct blk *blk)
+{
+    return blk->format->name;
+}
+
+unsigned blk_cluster_size(const struct blk *blk)
+{
+    struct blk_info info = {0};
+
+    blk->format->info((struct blk *)(uintptr_t)blk, &info);
+    return info.cluster_size;
+}
+
+struct blk *blk_backing(struct blk *blk)
+{
+    return blk->backing;
+}
+
+int blk_get_info(struct blk *blk, struct blk_info *info, struct err *err)
+{
+    struct stat st;
+
+    *info = (struct blk_info){
+        .virtual_size = blk->length,
+        .backing_name = blk->backing_name,
+        .backing_format = blk->backing_format,
+        .backing_path = blk->backing_path,
+    };
+    if (blk->file->fd >= 0) {
+        if (fstat(blk->file->fd, &st) != 0) {
+            return err_set_errno(err, -errno, "Could not examine '%s'", blk->path);
+        }
+        info->disk_size = (uint64_t)st.st_blocks * 512;
+    }
+    blk->format->info(blk, info);
+    return 0;
+}
+
+int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
+            struct blk_extent *extent)
+{
+    struct layer_extent found;
+    struct blk *layer;
+    unsigned depth = 0;
+    int r;
+
+    if (length == 0 || !range_within(offset, length, blk->length)) {
+        return -EINVAL;
+    }
+    if (flags & BLK_MAP_TOP_ONLY) {
+        r = blk->format->map(blk, offset, length, LAYER_MAP_PRECISE, &found);
+    } else {
+        r = chain_map(blk, offset, length, LAYER_MAP_PRECISE, &layer, &depth, &found);
+    }
+    if (r != 0) {
+        return r;
+    }
+    *extent = (struct blk_extent){
+        .kind = found.kind,
+        .length = found.length,
+        .depth = depth,
+        .has_host_offset = found.has_host_offset,
+        .host_offset = found.host_offset,
+    };
+    return 0;
+}
+
+static int require_writable(const struct blk *blk, const char *what, struct err *err)
+{
+    return blk->writable
+               ? 0
+               : err_set(err, -EROFS, "Could not %s '%s': it is open read-only", what, blk->path);
+}
+
+int blk_resize(struct blk *blk, uint64_t size, struct err *err)
+{
+    int r = require_writable(blk, "resize", err);
+
+    return r != 0 ? r : blk->format->resize(blk, size, err);
+}
+
+int blk_set_backing(struct blk *blk, const char *name, const char *format, struct err *err)
+{
+    int r = require_writable(blk, "change", err);
+
+    if (r == 0 && blk->format->set_backing == NULL) {
+        r = err_set(err, -ENOTSUP, "'%s': the %s format has no backing files", blk->path,
+                    blk->format->name);
+    }
+    return r != 0 ? r : blk->format->set_backing(blk, name, format, err);
+}
+
+int blk_make_empty(struct blk *blk, struct err *err)
+{
+    int r = require_writable(blk, "empty", err);
+
+    if (r == 0 && blk->format->make_empty == NULL) {
+        r = err_set(err, -ENOTSUP, "'%s': a %s image cannot be emptied", blk->path,
+                    blk->format->name);
+    }
+    return r != 0 ? r : blk->format->make_empty(blk, err);
+}
+
+int blk_note_problem(struct blk *blk, int code, const char *fmt, ...)
+{
+    char text[sizeof(blk->problem.text)];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    pthread_mutex_lock(&blk->problem_lock);
+    if (blk->problem.text[0] == '\0') {
+        err_set(&blk->problem, code, "'%s': %s", blk->path, text);
+    }
+    pthread_mutex_unlock(&blk->problem_lock);
+    return code;
+}
+
+bool blk_problem(struct blk *blk, struct err *err)
+{
+    bool found = false;
+
+    for (; blk != NULL && !found; blk = blk->backing) {
+        pthread_mutex_lock(&blk->problem_lock);
+        found = blk->problem.text[0] != '\0';
+        if (found) {
+            *err = blk->problem;
+        }
+        pthread_mutex_unlock(&blk->problem_lock);
+    }
+    return found;
+}

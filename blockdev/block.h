@@ -1,0 +1,120 @@
+/*
+ * block.h - one layer of a chain, and what a format is.
+ *
+ * The engine keeps three steps apart: mapping (where does this range lie), data I/O (with no lock
+ * held), and, for writes that allocate, publishing (what was written becomes what the map says).
+ * Reading is the same for every format: chain.c maps the range from the top layer down and reads
+ * what it finds; so a format never reads guest data itself. Writing is the format's own business.
+ *
+ * Threads: everything may be called from any thread at any time, but for what blockdev.h says needs
+ * the image to itself. Locks, in order: first_sector_lock (raw.c), a qcow2 layer's lock (qcow2.h),
+ * problem_lock. No data I/O and no call into another layer happens under a qcow2 layer's lock.
+ */
+#ifndef BLOCKDEV_BLOCK_H
+#define BLOCKDEV_BLOCK_H
+
+#include "blockdev.h"
+#include "file.h"
+
+#include <pthread.h>
+
+/* A chain deeper than this is refused; it bounds descriptors, and work per request. */
+enum { BLK_MAX_DEPTH = 4096 };
+
+enum { BLK_NOT_HELD = -1 };
+
+/* What one layer knows about a range; UNALLOCATED: not in this layer. */
+struct layer_extent {
+    enum blk_extent_kind kind;
+    uint64_t length;
+    bool has_host_offset; /* DATA: always; ZERO: storage is kept for it */
+    uint64_t host_offset;
+    int hold; /* what unhold() takes back, or BLK_NOT_HELD */
+};
+
+enum {
+    LAYER_MAP_HOLD = 1,   /* the host range must not be reused until unhold() */
+    LAYER_MAP_PRECISE = 2 /* look for holes inside what is allocated (slow) */
+};
+
+struct blk_format {
+    const char *name;
+    /* Reads the metadata through blk->file; sets length and state. */
+    int (*open)(struct blk *blk, const struct blk_open_options *options, struct err *err);
+    /* Writes back what is dirty and frees `state`; must cope with a half-done open. */
+    int (*close)(struct blk *blk, struct err *err);
+    /* Finds the longest range from `offset`, at most `length` bytes (> 0, inside the layer), that
+     * shares one answer. */
+    int (*map)(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
+               struct layer_extent *extent);
+    void (*unhold)(struct blk *blk, int hold);
+    /* The range lies inside the layer and is not empty. */
+    int (*write)(struct blk *blk, uint64_t offset, const struct iovec *iov, int count,
+                 uint64_t length);
+    int (*write_zeroes)(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags);
+    int (*discard)(struct blk *blk, uint64_t offset, uint64_t length);
+    int (*flush)(struct blk *blk);
+    int (*resize)(struct blk *blk, uint64_t size, struct err *err);
+    void (*info)(struct blk *blk, struct blk_info *info);
+    /* NULL where the format cannot. */
+    int (*set_backing)(struct blk *blk, const char *name, const char *format, struct err *err);
+    int (*make_empty)(struct blk *blk, struct err *err);
+};
+
+extern const struct blk_format raw_format, qcow2_format;
+
+struct blk {
+    const struct blk_format *format;
+    struct file *file;
+    struct blk *backing;
+    char *path;
+    uint64_t length;
+    bool writable;
+    bool can_discard;     /* options.discard */
+    bool is_probed;       /* the format was guessed from the first bytes */
+    char *backing_name;   /* as written in the image, or NULL */
+    char *backing_format; /* as written in the image, or NULL */
+    char *backing_path;   /* resolved, or NULL */
+    void *state;          /* the format's */
+
+    pthread_mutex_t first_sector_lock; /* raw.c: see there */
+    pthread_mutex_t problem_lock;
+    struct err problem; /* the first thing that went wrong while running; "" if none */
+};
+
+/* Opens on a file that is already open (any ops table); the blk owns it from then on, on failure
+ * too. options->path is for messages and for relative backing names. Takes the locks when the file
+ * has a descriptor. */
+int blk_open_file(struct file *file, const struct blk_open_options *options, struct blk **out,
+                  struct err *err);
+
+/* ---- open.c ---- */
+enum { PROBE_BYTES = 512 };
+/* Which format the first `length` bytes of a file are. */
+const struct blk_format *blk_probe_bytes(const uint8_t *bytes, size_t length);
+const struct blk_format *blk_format_find(const char *name);
+
+/* ---- policy.c ---- */
+/* -EACCES unless `path` leads to somewhere below the directory `root`, links resolved. */
+int policy_check_root(const char *root, const char *path, struct err *err);
+
+/* ---- chain.c ---- */
+/* Where the chain from `top` down holds `offset`: *layer is the layer that answers, NULL when none
+ * does. extent->hold is set (to be given back with chain_unhold) only if LAYER_MAP_HOLD. */
+int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags, struct blk **layer,
+              unsigned *depth, struct layer_extent *extent);
+void chain_unhold(struct blk *layer, const struct layer_extent *extent);
+/* Reads; what lies behind the end of `top` reads as zeros. */
+int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
+                uint64_t length);
+
+/* ---- sync.c ---- */
+/* Carries out one request in the calling thread and returns its result. */
+int blk_run(struct blk *blk, enum blk_op op, unsigned flags, uint64_t offset, uint64_t length,
+            const struct iovec *iov, int count);
+
+/* Keeps the text if it is the first (see blk_problem()) and returns `code`. */
+int blk_note_problem(struct blk *blk, int code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif

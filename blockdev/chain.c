@@ -1,0 +1,116 @@
+/*
+ * chain.c - reads through a chain of layers, from the top down, in a loop and never recursively.
+ *
+ * Each layer narrows the range to what shares one answer with its first byte; the first layer that
+ * holds it ends the search. A layer that is shorter than the one above it reads as zeros behind its
+ * end; a longer one is never seen past the end of the layer above, because every search is first
+ * clipped to the top layer's length and then to each layer's on the way down.
+ */
+#include "block.h"
+#include "checked.h"
+#include "iov.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { SLICE_ENTRIES = 64 };
+
+int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags, struct blk **layer,
+              unsigned *depth, struct layer_extent *extent)
+{
+    unsigned d = 0;
+
+    for (struct blk *blk = top; blk != NULL; blk = blk->backing, d++) {
+        int r;
+
+        if (offset >= blk->length) {
+            break;
+        }
+        r = blk->format->map(blk, offset, min_u64(length, blk->length - offset), flags, extent);
+        if (r != 0) {
+            return r;
+        }
+        length = extent->length;
+        if (extent->kind != BLK_EXTENT_UNALLOCATED) {
+            *layer = blk;
+            *depth = d;
+            return 0;
+        }
+    }
+    *extent = (struct layer_extent){
+        .kind = BLK_EXTENT_UNALLOCATED,
+        .length = length,
+        .hold = BLK_NOT_HELD,
+    };
+    *layer = NULL;
+    *depth = 0;
+    return 0;
+}
+
+void chain_unhold(struct blk *layer, const struct layer_extent *extent)
+{
+    if (extent->hold != BLK_NOT_HELD) {
+        layer->format->unhold(layer, extent->hold);
+    }
+}
+
+/* Bytes [skip, skip + length) of the vector from a host file. */
+static int read_part(struct file *file, uint64_t host_offset, const struct iovec *iov, int count,
+                     uint64_t skip, uint64_t length)
+{
+    struct iovec slice[SLICE_ENTRIES];
+
+    while (length > 0) {
+        int entries = iov_slice(slice, SLICE_ENTRIES, iov, count, skip, length);
+        uint64_t n = iov_length(slice, entries);
+        int r = file_preadv(file, host_offset, slice, entries);
+
+        if (r != 0) {
+            return r;
+        }
+        host_offset += n;
+        skip += n;
+        length -= n;
+    }
+    return 0;
+}
+
+int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
+                uint64_t length)
+{
+    uint64_t done = 0;
+
+    while (done < length) {
+        struct layer_extent extent;
+        struct blk *layer;
+        unsigned depth;
+        int r =
+            chain_map(top, offset + done, length - done, LAYER_MAP_HOLD, &layer, &depth, &extent);
+
+        if (r != 0) {
+            return r;
+        }
+        switch (extent.kind) {
+        case BLK_EXTENT_DATA:
+            r = extent.length == length
+                    ? file_preadv(layer->file, extent.host_offset, iov, count)
+                    : read_part(layer->file, extent.host_offset, iov, count, done, extent.length);
+            break;
+        case BLK_EXTENT_COMPRESSED:
+            r = blk_note_problem(layer, -ENOTSUP, "compressed clusters are not supported");
+            break;
+        case BLK_EXTENT_ZERO:
+        case BLK_EXTENT_UNALLOCATED:
+            iov_fill(iov, count, done, 0, extent.length);
+            break;
+        }
+        if (layer != NULL) {
+            chain_unhold(layer, &extent);
+        }
+        if (r != 0) {
+            return r;
+        }
+        done += extent.length;
+    }
+    return 0;
+}

@@ -1,0 +1,320 @@
+/*
+ * file_posix.c - host files through pread, pwrite and fallocate.
+ *
+ * A descriptor is opened without blocking and its type is checked before it is used, so that a FIFO
+ * or a terminal in place of an image neither hangs nor is read. Only offsets are used, never the
+ * descriptor's position (but for SEEK_DATA and SEEK_HOLE, whose answers do not depend on it), so
+ * every operation may run in any thread.
+ */
+#include "checked.h"
+#include "file.h"
+#include "file_direct.h"
+#include "iov.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/falloc.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Entries of a vector that one continued transfer describes; more only takes more turns. */
+enum { SLICE_ENTRIES = 64 };
+
+struct posix_file {
+    struct file file;
+    bool is_block_device;
+    bool no_sync;
+};
+
+static const struct file_ops posix_ops;
+
+static struct posix_file *posix_of(const struct file *file)
+{
+    return (struct posix_file *)(uintptr_t)file;
+}
+
+/* Finishes a transfer of which `done` bytes are through. */
+static int continue_read(int fd, uint64_t offset, const struct iovec *iov, int count, uint64_t done,
+                         uint64_t total)
+{
+    struct iovec slice[SLICE_ENTRIES];
+
+    while (done < total) {
+        int entries = iov_slice(slice, SLICE_ENTRIES, iov, count, done, total - done);
+        ssize_t n = preadv(fd, slice, entries, (off_t)(offset + done));
+
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            return -errno;
+        }
+        if (n == 0) {
+            iov_fill(iov, count, done, 0, total - done);
+            return 0;
+        }
+        done += (uint64_t)n;
+    }
+    return 0;
+}
+
+int file_fd_preadv(int fd, uint64_t offset, const struct iovec *iov, int count)
+{
+    uint64_t total = iov_length(iov, count);
+    ssize_t n;
+
+    if (!range_within(offset, total, INT64_MAX)) {
+        return -EINVAL;
+    }
+    n = preadv(fd, iov, count < IOV_MAX ? count : IOV_MAX, (off_t)offset);
+    if (n < 0 && errno != EINTR) {
+        return -errno;
+    }
+    if (n >= 0 && (uint64_t)n == total) {
+        return 0;
+    }
+    return continue_read(fd, offset, iov, count, n > 0 ? (uint64_t)n : 0, total);
+}
+
+int file_fd_pwritev(int fd, uint64_t offset, const struct iovec *iov, int count)
+{
+    uint64_t total = iov_length(iov, count);
+    struct iovec slice[SLICE_ENTRIES];
+    uint64_t done = 0;
+    ssize_t n;
+
+    if (!range_within(offset, total, INT64_MAX)) {
+        return -EFBIG;
+    }
+    n = pwritev(fd, iov, count < IOV_MAX ? count : IOV_MAX, (off_t)offset);
+    for (;;) {
+        if (n < 0 && errno != EINTR) {
+            return -errno;
+        }
+        done += n > 0 ? (uint64_t)n : 0;
+        if (done == total) {
+            return 0;
+        }
+        if (n == 0) {
+            return -ENOSPC;
+        }
+        n = pwritev(fd, slice, iov_slice(slice, SLICE_ENTRIES, iov, count, done, total - done),
+                    (off_t)(offset + done));
+    }
+}
+
+static int posix_preadv(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    return file_fd_preadv(file->fd, offset, iov, count);
+}
+
+static int posix_pwritev(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    return file_fd_pwritev(file->fd, offset, iov, count);
+}
+
+static int posix_sync(struct file *file)
+{
+    if (posix_of(file)->no_sync) {
+        return 0;
+    }
+    /* Not repeated after EINTR: after a failure nobody knows which pages the kernel still holds. */
+    return fdatasync(file->fd) == 0 ? 0 : -errno;
+}
+
+static int posix_size(struct file *file, uint64_t *bytes)
+{
+    struct stat st;
+    off_t end;
+
+    if (posix_of(file)->is_block_device) {
+        end = lseek(file->fd, 0, SEEK_END);
+        if (end < 0) {
+            return -errno;
+        }
+        *bytes = (uint64_t)end;
+        return 0;
+    }
+    if (fstat(file->fd, &st) != 0) {
+        return -errno;
+    }
+    *bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+static int posix_truncate(struct file *file, uint64_t bytes)
+{
+    uint64_t size;
+    int r;
+
+    if (bytes > INT64_MAX) {
+        return -EFBIG;
+    }
+    if (posix_of(file)->is_block_device) {
+        r = posix_size(file, &size);
+        return r != 0 ? r : bytes <= size ? 0 : -ENOSPC;
+    }
+    while (ftruncate(file->fd, (off_t)bytes) != 0) {
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+static int fallocate_retry(int fd, int mode, uint64_t offset, uint64_t length)
+{
+    if (!range_within(offset, length, INT64_MAX)) {
+        return -EFBIG;
+    }
+    while (fallocate(fd, mode, (off_t)offset, (off_t)length) != 0) {
+        if (errno == EOPNOTSUPP || errno == ENOSYS || errno == ENODEV) {
+            return -ENOTSUP;
+        }
+        if (errno != EINTR) {
+            return -errno;
+        }
+    }
+    return 0;
+}
+
+static int posix_zero(struct file *file, uint64_t offset, uint64_t length, bool punch)
+{
+    int r = -ENOTSUP;
+
+    if (length == 0) {
+        return 0;
+    }
+    if (punch) {
+        r = fallocate_retry(file->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+    }
+    if (r == -ENOTSUP) {
+        r = fallocate_retry(file->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
+    }
+    return r;
+}
+
+static int posix_allocate(struct file *file, uint64_t offset, uint64_t length)
+{
+    return length == 0 ? 0 : fallocate_retry(file->fd, 0, offset, length);
+}
+
+static int posix_extent(struct file *file, uint64_t offset, bool *is_data, uint64_t *end)
+{
+    uint64_t size;
+    off_t data, hole;
+    int r = posix_size(file, &size);
+
+    if (r != 0) {
+        return r;
+    }
+    if (posix_of(file)->is_block_device) {
+        return -ENOTSUP;
+    }
+    *is_data = false;
+    *end = max_u64(offset, size);
+    if (offset >= size) {
+        return 0;
+    }
+    data = lseek(file->fd, (off_t)offset, SEEK_DATA);
+    if (data < 0) {
+        return errno == ENXIO ? 0 : errno == EINVAL ? -ENOTSUP : -errno;
+    }
+    if ((uint64_t)data > offset) {
+        *end = min_u64((uint64_t)data, size);
+        return 0;
+    }
+    hole = lseek(file->fd, (off_t)offset, SEEK_HOLE);
+    if (hole < 0) {
+        return errno == EINVAL || errno == ENXIO ? -ENOTSUP : -errno;
+    }
+    *is_data = true;
+    *end = min_u64(max_u64((uint64_t)hole, offset + 1), size);
+    return 0;
+}
+
+static void posix_close(struct file *file)
+{
+    close(file->fd);
+    free(file->path);
+    free(posix_of(file));
+}
+
+static const struct file_ops posix_ops = {
+    .preadv = posix_preadv,
+    .pwritev = posix_pwritev,
+    .sync = posix_sync,
+    .size = posix_size,
+    .truncate = posix_truncate,
+    .zero = posix_zero,
+    .allocate = posix_allocate,
+    .extent = posix_extent,
+    .close = posix_close,
+};
+
+static int check_type(int fd, const char *path, bool *is_block_device, struct err *err)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) != 0) {
+        return err_set_errno(err, -errno, "Could not examine '%s'", path);
+    }
+    if (S_ISDIR(st.st_mode)) {
+        return err_set_errno(err, -EISDIR, "Could not open '%s'", path);
+    }
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+        return err_set(err, -EINVAL, "'%s' is neither a regular file nor a block device", path);
+    }
+    *is_block_device = S_ISBLK(st.st_mode);
+    return 0;
+}
+
+int file_open_posix(const char *path, const struct file_open_options *options, struct file **out,
+                    struct err *err)
+{
+    int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (options->writable ? O_RDWR : O_RDONLY) |
+                (options->create ? O_CREAT : 0);
+    struct posix_file *posix;
+    bool is_block_device = false;
+    int fd, r;
+
+    fd = open(path, flags, 0644);
+    if (fd < 0) {
+        return err_set_errno(err, -errno, "Could not open '%s'", path);
+    }
+    r = check_type(fd, path, &is_block_device, err);
+    if (r != 0) {
+        close(fd);
+        return r;
+    }
+    posix = calloc(1, sizeof(*posix));
+    if (posix == NULL || (posix->file.path = strdup(path)) == NULL) {
+        free(posix);
+        close(fd);
+        return err_set_errno(err, -ENOMEM, "Could not open '%s'", path);
+    }
+    posix->file.ops = &posix_ops;
+    posix->file.fd = fd;
+    posix->file.writable = options->writable;
+    posix->file.alignment = 1;
+    posix->is_block_device = is_block_device;
+    posix->no_sync = options->no_sync;
+    *out = &posix->file;
+    if (options->direct) {
+        r = file_direct_wrap(out, err);
+        if (r != 0) {
+            file_close(&posix->file);
+        }
+    }
+    return r;
+}
+
+void file_close(struct file *file)
+{
+    if (file != NULL) {
+        file->ops->close(file);
+    }
+}

@@ -1,0 +1,264 @@
+/*
+ * open.c - opens an image and the chain below it, layer by layer from the top, and closes it again.
+ *
+ * Image policy: see blk_open() in blockdev.h. Each layer carries how far it is trusted to name
+ * another file: explicitly given and recorded formats are, guessed ones only with trust_probe.
+ */
+#include "block.h"
+#include "bytes.h"
+#include "checked.h"
+#include "qcow2/format.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const struct blk_format *const formats[] = {&raw_format, &qcow2_format};
+
+const struct blk_format *blk_format_find(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
+        if (strcmp(formats[i]->name, name) == 0) {
+            return formats[i];
+        }
+    }
+    return NULL;
+}
+
+/* By the magic number alone: whatever begins with it is qcow2 or refused, never a raw disk. */
+const struct blk_format *blk_probe_bytes(const uint8_t *bytes, size_t length)
+{
+    return length >= 4 && load_be32(bytes) == QCOW2_MAGIC ? &qcow2_format : &raw_format;
+}
+
+static int probe_file(struct file *file, const struct blk_format **format, struct err *err)
+{
+    uint8_t bytes[PROBE_BYTES];
+    int r = file_pread(file, 0, bytes, sizeof(bytes));
+
+    if (r != 0) {
+        return err_set_errno(err, r, "Could not read the first sector of '%s'", file->path);
+    }
+    *format = blk_probe_bytes(bytes, sizeof(bytes));
+    return 0;
+}
+
+int blk_probe(const char *path, const char **format, struct err *err)
+{
+    const struct file_open_options options = {0};
+    const struct blk_format *found = NULL;
+    struct file *file;
+    int r = file_open_posix(path, &options, &file, err);
+
+    if (r != 0) {
+        return r;
+    }
+    r = probe_file(file, &found, err);
+    file_close(file);
+    if (r == 0) {
+        *format = found->name;
+    }
+    return r;
+}
+
+static int lock_file(struct file *file, const struct blk_open_options *options, struct err *err)
+{
+    unsigned used = FILE_PERM_CONSISTENT_READ;
+    unsigned shared = FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE_UNCHANGED;
+
+    if (options->force_share) {
+        shared = FILE_PERM_ALL;
+    } else if (options->writable) {
+        used |= FILE_PERM_WRITE | FILE_PERM_RESIZE;
+    }
+    return file_lock(file, used, shared, err);
+}
+
+static void free_layer(struct blk *blk)
+{
+    file_close(blk->file);
+    free(blk->path);
+    free(blk->backing_name);
+    free(blk->backing_format);
+    free(blk->backing_path);
+    pthread_mutex_destroy(&blk->first_sector_lock);
+    pthread_mutex_destroy(&blk->problem_lock);
+    free(blk);
+}
+
+/* Makes a layer of an open file, which it owns from then on. */
+static int open_layer(struct file *file, const struct blk_open_options *options, struct blk **out,
+                      struct err *err)
+{
+    struct blk *blk = calloc(1, sizeof(*blk));
+    int r;
+
+    if (blk == NULL) {
+        file_close(file);
+        return err_set_errno(err, -ENOMEM, "Could not open '%s'", options->path);
+    }
+    pthread_mutex_init(&blk->first_sector_lock, NULL);
+    pthread_mutex_init(&blk->problem_lock, NULL);
+    blk->file = file;
+    blk->writable = options->writable;
+    blk->can_discard = options->discard;
+    blk->path = strdup(options->path);
+    if (blk->path == NULL) {
+        r = err_set_errno(err, -ENOMEM, "Could not open '%s'", options->path);
+        goto fail;
+    }
+    r = lock_file(file, options, err);
+    if (r != 0) {
+        goto fail;
+    }
+    if (options->format != NULL) {
+        blk->format = blk_format_find(options->format);
+        if (blk->format == NULL) {
+            r = err_set(err, -ENOTSUP, "Could not open '%s': Unknown format '%s'", options->path,
+                        options->format);
+            goto fail;
+        }
+    } else {
+        r = probe_file(file, &blk->format, err);
+        if (r != 0) {
+            goto fail;
+        }
+        blk->is_probed = true;
+    }
+    r = blk->format->open(blk, options, err);
+    if (r != 0) {
+        err_prefix(err, r, "Could not open '%s'", options->path);
+        blk->writable = false;
+        blk->format->close(blk, NULL);
+        goto fail;
+    }
+    *out = blk;
+    return 0;
+
+fail:
+    free_layer(blk);
+    return r;
+}
+
+/* Refuses a file that is already part of the chain. */
+static int check_loop(struct blk *top, const struct file *file, struct err *err)
+{
+    struct stat mine, other;
+
+    if (file->fd < 0 || fstat(file->fd, &mine) != 0) {
+        return 0;
+    }
+    for (struct blk *blk = top; blk != NULL; blk = blk->backing) {
+        if (blk->file->fd >= 0 && fstat(blk->file->fd, &other) == 0 &&
+            mine.st_dev == other.st_dev && mine.st_ino == other.st_ino) {
+            return err_set(err, -ELOOP, "The backing chain of '%s' is a loop: '%s' is in it twice",
+                           top->path, file->path);
+        }
+    }
+    return 0;
+}
+
+static int open_below(struct blk *top, struct blk *parent, const struct blk_open_options *options,
+                      struct err *err)
+{
+    const struct file_open_options file_options = {0};
+    struct blk_open_options below = {
+        .path = parent->backing_path,
+        .format = parent->backing_format,
+        .force_share = options->force_share,
+        .metadata_cache = options->metadata_cache,
+    };
+    struct file *file;
+    int r;
+
+    if (parent->is_probed && !options->trust_probe) {
+        return err_set(err, -EPERM,
+                       "'%s' names a backing file, but its format was guessed: give format=qcow2 "
+                       "(or record the backing format in the image above it) if you trust it",
+                       parent->path);
+    }
+    if (options->backing_root != NULL) {
+        r = policy_check_root(options->backing_root, parent->backing_path, err);
+        if (r != 0) {
+            return r;
+        }
+    }
+    r = file_open_posix(parent->backing_path, &file_options, &file, err);
+    if (r == 0) {
+        r = check_loop(top, file, err);
+        if (r != 0) {
+            file_close(file);
+        } else {
+            r = open_layer(file, &below, &parent->backing, err);
+        }
+    }
+    return r != 0 ? err_prefix(err, r, "Could not open backing file of '%s'", parent->path) : 0;
+}
+
+int blk_open_file(struct file *file, const struct blk_open_options *options, struct blk **out,
+                  struct err *err)
+{
+    struct blk *top, *last;
+    unsigned depth = 0;
+    int r = open_layer(file, options, &top, err);
+
+    if (r != 0) {
+        return r;
+    }
+    for (last = top; r == 0 && last != NULL && last->backing_name != NULL; last = last->backing) {
+        r = blk_backing_path(last->path, last->backing_name, &last->backing_path,
+                             options->no_backing ? NULL : err);
+        if (options->no_backing) {
+            /* A name that cannot be opened is still a fact that tools want to show. */
+            r = 0;
+            break;
+        }
+        if (r == 0 && ++depth > BLK_MAX_DEPTH) {
+            r = err_set(err, -ELOOP, "The backing chain of '%s' is deeper than %d images",
+                        top->path, BLK_MAX_DEPTH);
+        }
+        if (r == 0) {
+            r = open_below(top, last, options, err);
+        }
+    }
+    if (r != 0) {
+        blk_close(top, NULL);
+        return r;
+    }
+    *out = top;
+    return 0;
+}
+
+int blk_open(const struct blk_open_options *options, struct blk **out, struct err *err)
+{
+    const struct file_open_options file_options = {
+        .writable = options->writable,
+        .direct = options->cache == BLK_CACHE_DIRECT,
+        .no_sync = options->cache == BLK_CACHE_UNSAFE,
+    };
+    struct file *file;
+    int r;
+
+    if (options->force_share && options->writable) {
+        return err_set(err, -EINVAL, "'%s': locks can be left out for read-only use alone",
+                       options->path);
+    }
+    r = file_open_posix(options->path, &file_options, &file, err);
+    return r != 0 ? r : blk_open_file(file, options, out, err);
+}
+
+int blk_close(struct blk *blk, struct err *err)
+{
+    int result = 0;
+
+    while (blk != NULL) {
+        struct blk *below = blk->backing;
+        int r = blk->format->close(blk, result == 0 ? err : NULL);
+
+        result = result != 0 ? result : r;
+        free_layer(blk);
+        blk = below;
+    }
+    return result;
+}

@@ -1,0 +1,69 @@
+/*
+ * policy.c - where a name that stands in an image may lead.
+ *
+ * An image can come from anybody, and a guest can write one: so a name in it is a path and nothing
+ * else, and with a backing root it must end below that directory once all links are resolved.
+ */
+#include "block.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* "proto:": letters, digits, '+', '-' and '.', then ':' before any '/'. */
+static bool has_protocol(const char *name)
+{
+    const char *p = name;
+
+    while (isalnum((unsigned char)*p) || *p == '+' || *p == '-' || *p == '.') {
+        p++;
+    }
+    return p > name && *p == ':';
+}
+
+int blk_backing_path(const char *image_path, const char *name, char **out, struct err *err)
+{
+    const char *slash = strrchr(image_path, '/');
+    int folder = slash != NULL ? (int)(slash - image_path) + 1 : 0;
+
+    if (name[0] == '\0') {
+        return err_set(err, -EINVAL, "'%s': the backing file name is empty", image_path);
+    }
+    if (has_protocol(name)) {
+        return err_set(err, -EINVAL,
+                       "'%s': backing file name '%s' is not a path (json: and protocol names are "
+                       "refused; put ./ in front of a file name with a colon)",
+                       image_path, name);
+    }
+    if (asprintf(out, "%.*s%s", name[0] == '/' ? 0 : folder, image_path, name) < 0) {
+        return err_set_errno(err, -ENOMEM, "'%s': the backing file name", image_path);
+    }
+    return 0;
+}
+
+static bool is_below(const char *root, const char *path)
+{
+    size_t n = strlen(root);
+
+    return strncmp(root, path, n) == 0 && (root[n - 1] == '/' || path[n] == '/');
+}
+
+int policy_check_root(const char *root, const char *path, struct err *err)
+{
+    char real_root[PATH_MAX], real_path[PATH_MAX];
+
+    if (realpath(root, real_root) == NULL) {
+        return err_set_errno(err, -errno, "Backing root '%s'", root);
+    }
+    if (realpath(path, real_path) == NULL) {
+        return err_set_errno(err, -errno, "Could not open '%s'", path);
+    }
+    if (!is_below(real_root, real_path)) {
+        return err_set(err, -EACCES, "Backing file '%s' lies outside the backing root '%s'", path,
+                       root);
+    }
+    return 0;
+}

@@ -1,0 +1,211 @@
+/*
+ * cache.c - slices of L2 tables and refcount blocks in memory.
+ *
+ * A slice is found by its offset in the file. To read one, the lock is dropped: a placeholder
+ * marked `loading` stands in the cache meanwhile, so that nobody reads it twice, and above all so
+ * that nobody can read, change, write back and drop it while an older copy is on its way in.
+ *
+ * Replacement is the clock: a slice that was used since the hand last passed gets another turn.
+ * Dirty and pinned slices are passed over; the writers see to it that the committer runs before
+ * most of the cache is dirty (qcow2_throttle), and where it comes to the worst the cache grows for
+ * a while instead of failing.
+ */
+#include "checked.h"
+#include "qcow2/qcow2.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_CACHE_BYTES = 8 << 20, MIN_SLICES = 64, MAX_BUCKETS = 1 << 20 };
+
+/* The offset of a slice that holds nothing. */
+static const uint64_t NOWHERE = UINT64_MAX;
+
+int qcow2_cache_init(struct qcow2 *q, uint64_t bytes)
+{
+    struct qcow2_cache *cache = &q->cache;
+    uint64_t limit = (bytes != 0 ? bytes : DEFAULT_CACHE_BYTES) >> q->slice_bits;
+    unsigned buckets = 64;
+
+    cache->limit = (unsigned)min_u64(max_u64(limit, MIN_SLICES), INT32_MAX);
+    while (buckets < cache->limit && buckets < MAX_BUCKETS) {
+        buckets *= 2;
+    }
+    cache->bucket_mask = buckets - 1;
+    cache->buckets = calloc(buckets, sizeof(cache->buckets[0]));
+    return cache->buckets != NULL ? 0 : -ENOMEM;
+}
+
+void qcow2_cache_free(struct qcow2 *q)
+{
+    for (unsigned i = 0; i < q->cache.count; i++) {
+        free(q->cache.slices[i]->data);
+        free(q->cache.slices[i]);
+    }
+    free(q->cache.slices);
+    free(q->cache.buckets);
+    q->cache = (struct qcow2_cache){0};
+}
+
+static struct qcow2_slice **bucket_of(struct qcow2 *q, uint64_t offset)
+{
+    uint64_t hash = (offset >> q->slice_bits) * UINT64_C(0x9e3779b97f4a7c15);
+
+    return &q->cache.buckets[(hash >> 32) & q->cache.bucket_mask];
+}
+
+static struct qcow2_slice *find(struct qcow2 *q, uint64_t offset)
+{
+    struct qcow2_slice *s = *bucket_of(q, offset);
+
+    while (s != NULL && s->offset != offset) {
+        s = s->next_in_bucket;
+    }
+    return s;
+}
+
+static void unlink_slice(struct qcow2 *q, struct qcow2_slice *slice)
+{
+    struct qcow2_slice **link;
+
+    if (slice->offset == NOWHERE) {
+        return;
+    }
+    for (link = bucket_of(q, slice->offset); *link != slice; link = &(*link)->next_in_bucket) {
+    }
+    *link = slice->next_in_bucket;
+    slice->offset = NOWHERE;
+}
+
+static struct qcow2_slice *add_slice(struct qcow2 *q)
+{
+    struct qcow2_cache *cache = &q->cache;
+    size_t bytes = (size_t)1 << q->slice_bits;
+    struct qcow2_slice *slice;
+
+    if (cache->count == cache->room) {
+        unsigned room = cache->room != 0 ? cache->room * 2 : 64;
+        struct qcow2_slice **slices = realloc(cache->slices, room * sizeof(slices[0]));
+
+        if (slices == NULL) {
+            return NULL;
+        }
+        cache->slices = slices;
+        cache->room = room;
+    }
+    slice = calloc(1, sizeof(*slice));
+    if (slice == NULL) {
+        return NULL;
+    }
+    slice->data = aligned_alloc(bytes, bytes);
+    if (slice->data == NULL) {
+        free(slice);
+        return NULL;
+    }
+    slice->offset = NOWHERE;
+    cache->slices[cache->count++] = slice;
+    return slice;
+}
+
+/* A slice that holds nothing: a new one, or the one that the clock gives up. */
+static struct qcow2_slice *claim(struct qcow2 *q)
+{
+    struct qcow2_cache *cache = &q->cache;
+
+    for (unsigned turns = 0; cache->count >= cache->limit && turns < 2 * cache->count; turns++) {
+        struct qcow2_slice *slice = cache->slices[cache->hand];
+
+        cache->hand = (cache->hand + 1) % cache->count;
+        if (slice->pins > 0 || slice->dirty) {
+            continue;
+        }
+        if (slice->used && slice->offset != NOWHERE) {
+            slice->used = false;
+            continue;
+        }
+        unlink_slice(q, slice);
+        return slice;
+    }
+    return add_slice(q);
+}
+
+int qcow2_cache_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset,
+                    struct qcow2_slice **out)
+{
+    struct qcow2_slice *slice, **bucket;
+    int r;
+
+    while ((slice = find(q, offset)) != NULL && slice->loading) {
+        pthread_cond_wait(&q->changed, &q->lock);
+    }
+    if (slice != NULL) {
+        if (slice->kind != kind) {
+            return qcow2_mark_corrupt(q, "an L2 table and a refcount block share a cluster");
+        }
+        slice->pins++;
+        slice->used = true;
+        *out = slice;
+        return 0;
+    }
+    slice = claim(q);
+    if (slice == NULL) {
+        return -ENOMEM;
+    }
+    slice->offset = offset;
+    slice->kind = kind;
+    slice->pins = 1;
+    slice->used = true;
+    slice->loading = true;
+    bucket = bucket_of(q, offset);
+    slice->next_in_bucket = *bucket;
+    *bucket = slice;
+
+    pthread_mutex_unlock(&q->lock);
+    r = file_pread(q->file, offset, slice->data, (size_t)1 << q->slice_bits);
+    pthread_mutex_lock(&q->lock);
+
+    slice->loading = false;
+    pthread_cond_broadcast(&q->changed);
+    if (r != 0) {
+        slice->pins = 0;
+        unlink_slice(q, slice);
+        return r;
+    }
+    slice->suspect = kind == QCOW2_SLICE_L2 && !qcow2_l2_check_slice(q, slice);
+    *out = slice;
+    return 0;
+}
+
+void qcow2_cache_put(struct qcow2_slice *slice)
+{
+    slice->pins--;
+}
+
+void qcow2_cache_mark_dirty(struct qcow2 *q, struct qcow2_slice *slice)
+{
+    if (!slice->dirty) {
+        slice->dirty = true;
+        q->cache.dirty_count++;
+    }
+}
+
+void qcow2_cache_mark_clean(struct qcow2 *q, struct qcow2_slice *slice)
+{
+    if (slice->dirty) {
+        slice->dirty = false;
+        q->cache.dirty_count--;
+    }
+}
+
+void qcow2_cache_forget(struct qcow2 *q, uint64_t offset, uint64_t length)
+{
+    for (uint64_t at = offset; at < offset + length; at += UINT64_C(1) << q->slice_bits) {
+        struct qcow2_slice *slice = find(q, at);
+
+        if (slice != NULL) {
+            qcow2_cache_mark_clean(q, slice);
+            unlink_slice(q, slice);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+/*
+ * raw.c - a raw image: the file is the device.
+ *
+ * A raw image whose format was guessed is a trap: its guest may write a qcow2 header into sector 0,
+ * and whoever guesses next opens files of the guest's choice. So on such an image a write that
+ * touches the magic number is looked at first: if the result would be one, it is refused. The look
+ * and the write are made under first_sector_lock, so that two harmless writes cannot add up to a
+ * harmful one.
+ */
+#include "block.h"
+#include "checked.h"
+#include "iov.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { MAGIC_BYTES = 4, ZEROES_CHUNK = 256 << 10 };
+
+static int raw_open(struct blk *blk, const struct blk_open_options *options, struct err *err)
+{
+    int r = blk->file->ops->size(blk->file, &blk->length);
+
+    (void)options;
+    return r != 0 ? err_set_errno(err, r, "Could not read the file's size") : 0;
+}
+
+static int raw_close(struct blk *blk, struct err *err)
+{
+    int r = blk->writable ? blk->file->ops->sync(blk->file) : 0;
+
+    return r != 0 ? err_set_errno(err, r, "Could not flush '%s'", blk->path) : 0;
+}
+
+static int raw_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
+                   struct layer_extent *extent)
+{
+    uint64_t end = offset + length;
+    bool is_data = true;
+
+    if (flags & LAYER_MAP_PRECISE) {
+        int r = blk->file->ops->extent(blk->file, offset, &is_data, &end);
+
+        if (r != 0) {
+            is_data = true;
+            end = offset + length;
+        }
+        /* The file may have been cut by somebody else since it was opened. */
+        end = end > offset ? min_u64(end, offset + length) : offset + length;
+    }
+    *extent = (struct layer_extent){
+        .kind = is_data ? BLK_EXTENT_DATA : BLK_EXTENT_ZERO,
+        .length = end - offset,
+        .has_host_offset = true,
+        .host_offset = offset,
+        .hold = BLK_NOT_HELD,
+    };
+    return 0;
+}
+
+static void raw_unhold(struct blk *blk, int hold)
+{
+    (void)blk;
+    (void)hold;
+}
+
+static int write_checked(struct blk *blk, uint64_t offset, const struct iovec *iov, int count)
+{
+    uint8_t magic[MAGIC_BYTES];
+    int r;
+
+    pthread_mutex_lock(&blk->first_sector_lock);
+    r = file_pread(blk->file, 0, magic, MAGIC_BYTES);
+    if (r == 0) {
+        iov_to_buf(iov, count, 0, magic + offset, MAGIC_BYTES - (size_t)offset);
+        if (memcmp(magic, "QFI\xfb", MAGIC_BYTES) == 0) {
+            r = blk_note_problem(blk, -EPERM,
+                                 "a write that would turn this raw image, whose format was "
+                                 "guessed, into a qcow2 image was refused; give format=raw to "
+                                 "allow it");
+        } else {
+            r = file_pwritev(blk->file, offset, iov, count);
+        }
+    }
+    pthread_mutex_unlock(&blk->first_sector_lock);
+    return r;
+}
+
+static int raw_write(struct blk *blk, uint64_t offset, const struct iovec *iov, int count,
+                     uint64_t length)
+{
+    (void)length;
+    if (blk->is_probed && offset < MAGIC_BYTES) {
+        return write_checked(blk, offset, iov, count);
+    }
+    return file_pwritev(blk->file, offset, iov, count);
+}
+
+static int write_real_zeroes(struct blk *blk, uint64_t offset, uint64_t length)
+{
+    static const uint8_t zeroes[ZEROES_CHUNK];
+    int r = 0;
+
+    while (length > 0 && r == 0) {
+        size_t n = (size_t)min_u64(length, sizeof(zeroes));
+
+        r = file_pwrite(blk->file, offset, zeroes, n);
+        offset += n;
+        length -= n;
+    }
+    return r;
+}
+
+/* Zeros have no magic number, so the first sector needs no look. */
+static int raw_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags)
+{
+    int r = blk->file->ops->zero(blk->file, offset, length,
+                                 (flags & BLK_REQ_MAY_UNMAP) != 0 && blk->can_discard);
+
+    return r == -ENOTSUP ? write_real_zeroes(blk, offset, length) : r;
+}
+
+static int raw_discard(struct blk *blk, uint64_t offset, uint64_t length)
+{
+    int r = blk->file->ops->zero(blk->file, offset, length, true);
+
+    return r == -ENOTSUP ? 0 : r;
+}
+
+static int raw_flush(struct blk *blk)
+{
+    int r = blk->file->ops->sync(blk->file);
+
+    return r != 0 ? blk_note_problem(blk, r, "flush failed: %s", strerror(-r)) : 0;
+}
+
+static int raw_resize(struct blk *blk, uint64_t size, struct err *err)
+{
+    int r = blk->file->ops->truncate(blk->file, size);
+
+    if (r != 0) {
+        return err_set_errno(err, r, "Could not resize '%s'", blk->path);
+    }
+    blk->length = size;
+    return 0;
+}
+
+static void raw_info(struct blk *blk, struct blk_info *info)
+{
+    (void)blk;
+    (void)info;
+}
+
+const struct blk_format raw_format = {
+    .name = "raw",
+    .open = raw_open,
+    .close = raw_close,
+    .map = raw_map,
+    .unhold = raw_unhold,
+    .write = raw_write,
+    .write_zeroes = raw_write_zeroes,
+    .discard = raw_discard,
+    .flush = raw_flush,
+    .resize = raw_resize,
+    .info = raw_info,
+};
