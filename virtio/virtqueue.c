@@ -9,13 +9,14 @@
  *  B. store used->ring[], buffers  before  store used->idx (release).
  *     The driver loads used->idx first.
  *  C. store used->idx              before  load used_event / avail->flags (both seq_cst).
- *     The driver stores used_event (or flags), then loads used->idx. In every order of the four,
- * one of the two sees the other's store: either we see that it wants the interrupt, or it sees the
- *     used element before it goes to sleep. Without this order a store may pass the load, both
- * miss, and the driver sleeps for ever on a request that has completed. D. store avail_event /
- * used->flags  before  load avail->idx (both seq_cst). The driver stores avail->idx, then loads
- * avail_event (or flags). One of the two sees the other's store: either it rings the doorbell, or
- * virtqueue_notify_enable() returns true. That is why suppression loses no wake-up.
+ *     The driver stores used_event (or flags), then loads used->idx. In every order of the four, one
+ *     of the two sees the other's store: either we see that it wants the interrupt, or it sees the
+ *     used element before it goes to sleep. Without this order a store may pass the load, both miss,
+ *     and the driver sleeps for ever on a request that has completed.
+ *  D. store avail_event / used->flags  before  load avail->idx (both seq_cst).
+ *     The driver stores avail->idx, then loads avail_event (or flags). One of the two sees the
+ *     other's store: either it rings the doorbell, or virtqueue_notify_enable() returns true. That
+ *     is why suppression loses no wake-up.
  *
  * C and D are written as sequentially consistent stores and loads of the fields themselves, not as
  * fences, so that thread checkers understand them; on x86 each is one xchg.
@@ -25,9 +26,9 @@
  *  1. avail->idx runs at most `size` ahead of what was taken (2.7.6, 2.7.13.3).
  *  2. A head or next index is below the size of its table (2.7.5).
  *  3. A chain has at most `size` descriptors, in the ring and its indirect table together; a loop
- * ends here (2.7.5.2, 2.7.5.3.1).
+ *     ends here (2.7.5.2, 2.7.5.3.1).
  *  4. Every buffer has a length above 0 and lies in RAM; together they are at most 2^32 bytes
- * (2.7.5.2).
+ *     (2.7.5.2).
  *  5. Readable buffers come before writable ones (2.7.4.2).
  *  6. An indirect descriptor needs the negotiated feature, has no NEXT flag, is not itself in an
  *     indirect table, and its table is a whole number of descriptors, at least one (2.7.5.3.1).
