@@ -29,8 +29,10 @@ struct bus {
     unsigned count;
 };
 
-/* -EEXIST when the range overlaps another, -ENOSPC when the table is full. `device` is borrowed. */
-int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops, void *device);
+/* -EEXIST when the range overlaps another, -EINVAL when it is empty or wraps, -ENOSPC when the table
+ * is full. `device` is borrowed. */
+int bus_add(struct bus *bus, uint64_t start, uint64_t size, const struct bus_ops *ops,
+            void *device);
 
 /* An access that no range holds reads as all ones and writes into nothing; returns false then. */
 bool bus_read(const struct bus *bus, uint64_t address, void *data, unsigned len);

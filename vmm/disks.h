@@ -1,0 +1,36 @@
+/*
+ * disks.h - the images behind the machine's disks, and their devices.
+ *
+ * Threads: the main thread, while no queue thread runs (before the machine starts, after
+ * pci_root_reset()).
+ */
+#ifndef VMM_DISKS_H
+#define VMM_DISKS_H
+
+#include "config.h"
+#include "err.h"
+#include "guestmem.h"
+
+#include <stdbool.h>
+
+struct disks;
+struct pci_function;
+
+/* Opens every disk of the configuration; the message of a failure names the file. */
+int disks_open(const struct vm_config *config, struct disks **out, struct err *err);
+
+/* A virtio-blk function over disk `index`; the caller plugs it in and owns it. It must be destroyed
+ * before disks_close(). */
+int disks_create_function(struct disks *disks, unsigned index, const struct guestmem *mem,
+                          struct pci_function **out, struct err *err);
+
+/* Whether the first disk begins with a partition table. */
+bool disks_first_is_partitioned(const struct disks *disks);
+
+/* Makes what was written durable: every disk, whatever happens; returns the first error. */
+int disks_flush(struct disks *disks, struct err *err);
+
+/* Closes every image, whatever happens; returns the first error. NULL is allowed. */
+int disks_close(struct disks *disks, struct err *err);
+
+#endif
