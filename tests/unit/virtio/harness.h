@@ -26,7 +26,7 @@ enum {
     HARNESS_RAM_SIZE = 16 << 20,
     HARNESS_BAR_GPA = 0xc0000000,
     HARNESS_MAX_DOORBELLS = 64,
-    HARNESS_MAX_MSIS = 64,
+    HARNESS_MAX_MSIS = 128,
 };
 
 struct fake_doorbell {
