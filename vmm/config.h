@@ -21,7 +21,7 @@ struct disk_config {
     char *format; /* "qcow2", "raw" or NULL: probe */
     char *serial; /* or NULL */
     bool readonly;
-    bool discard; /* default on */
+    bool discard;    /* default on */
     unsigned queues; /* 0: one for each vCPU, at most 8 */
     enum disk_cache cache;
 };
@@ -46,6 +46,15 @@ struct vm_config {
     bool quiet;
     char *backing_root; /* or NULL */
     bool test_device;   /* the exit port of bare-metal test guests */
+    bool sandbox;       /* seccomp once everything is open; default on */
 };
+
+/* The defaults of docs/man/minivmm.1. */
+void config_init(struct vm_config *config);
+void config_destroy(struct vm_config *config);
+
+/* What one option alone cannot tell: a kernel is there, the memory fits the host and its page size.
+ * -EINVAL with a message that names the option. */
+int config_check(const struct vm_config *config, struct err *err);
 
 #endif

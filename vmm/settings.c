@@ -1,0 +1,323 @@
+#include "settings.h"
+
+#include "checked.h"
+#include "size.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SERIAL_MAX = 20 /* VIRTIO_BLK_ID_BYTES */, QUEUES_MAX = 64, TIMEOUT_MAX = 1000000000 };
+
+static const uint64_t memory_min = 32ULL << 20;
+
+static int no_memory(struct err *err)
+{
+    return err_set(err, -ENOMEM, "out of memory");
+}
+
+/* ---- values ---- */
+
+static int set_text(char **slot, const char *value, const char *what, struct err *err)
+{
+    char *copy;
+
+    if (value[0] == '\0')
+        return err_set(err, -EINVAL, "expected %s", what);
+    copy = strdup(value);
+    if (copy == NULL)
+        return no_memory(err);
+    free(*slot);
+    *slot = copy;
+    return 0;
+}
+
+static int set_number(unsigned *slot, const char *value, unsigned min, unsigned max,
+                      struct err *err)
+{
+    char *end;
+    unsigned long long number;
+
+    errno = 0;
+    number = strtoull(value, &end, 10);
+    if (!isdigit((unsigned char)value[0]) || *end != '\0' || errno != 0 || number < min ||
+        number > max)
+        return err_set(err, -EINVAL, "expected a number from %u to %u", min, max);
+    *slot = (unsigned)number;
+    return 0;
+}
+
+static int set_switch(bool *slot, const char *value, struct err *err)
+{
+    if (strcmp(value, "on") != 0 && strcmp(value, "off") != 0)
+        return err_set(err, -EINVAL, "expected 'on' or 'off'");
+    *slot = value[1] == 'n';
+    return 0;
+}
+
+/* The index of `value` among the words, or -EINVAL with a message that lists them. */
+static int find_word(const char *value, const char *const *words, struct err *err)
+{
+    char list[128] = "";
+    size_t used = 0;
+
+    for (int i = 0; words[i] != NULL; i++) {
+        int n;
+
+        if (strcmp(value, words[i]) == 0)
+            return i;
+        n = snprintf(list + used, sizeof(list) - used, "%s'%s'",
+                     i == 0                 ? ""
+                     : words[i + 1] == NULL ? " or "
+                                            : ", ",
+                     words[i]);
+        if (n > 0 && (size_t)n < sizeof(list) - used)
+            used += (size_t)n;
+    }
+    return err_set(err, -EINVAL, "expected %s", list);
+}
+
+/* ---- disks ---- */
+
+static const char *const disk_keys[] = {"path",   "format",  "readonly", "serial",
+                                        "queues", "discard", "cache",    NULL};
+static const char *const disk_formats[] = {"qcow2", "raw", NULL};
+static const char *const disk_caches[] = {"writeback", "direct", "unsafe", NULL}; /* disk_cache */
+
+static int disk_word(struct optstr *opts, const char *key, const char *const *words, int *index,
+                     struct err *err)
+{
+    const char *value = optstr_get(opts, key);
+    int found;
+
+    if (value == NULL)
+        return 0;
+    found = find_word(value, words, err);
+    if (found < 0)
+        return err_prefix(err, found, "%s=%s", key, value);
+    *index = found;
+    return 0;
+}
+
+static int disk_from_options(struct disk_config *disk, struct optstr *opts, struct err *err)
+{
+    const char *path = optstr_get(opts, "path");
+    const char *serial = optstr_get(opts, "serial");
+    int format = -1, cache = DISK_CACHE_WRITEBACK, rc;
+    uint64_t queues = 0;
+
+    if (path == NULL || path[0] == '\0')
+        return err_set(err, -EINVAL, "expected the path of a disk image");
+    if (serial != NULL && strlen(serial) > SERIAL_MAX)
+        return err_set(err, -EINVAL, "serial=%s: longer than %d bytes", serial, SERIAL_MAX);
+    if ((rc = disk_word(opts, "format", disk_formats, &format, err)) < 0 ||
+        (rc = disk_word(opts, "cache", disk_caches, &cache, err)) < 0 ||
+        (rc = optstr_get_bool(opts, "readonly", &disk->readonly, err)) < 0 ||
+        (rc = optstr_get_bool(opts, "discard", &disk->discard, err)) < 0 ||
+        (rc = optstr_get_number(opts, "queues", 1, QUEUES_MAX, &queues, err)) < 0 ||
+        (rc = optstr_reject_unused(opts, disk_keys, err)) < 0)
+        return rc;
+    disk->queues = (unsigned)queues;
+    disk->cache = (enum disk_cache)cache;
+    disk->path = strdup(path);
+    disk->format = format >= 0 ? strdup(disk_formats[format]) : NULL;
+    disk->serial = serial != NULL ? strdup(serial) : NULL;
+    if (disk->path == NULL || (format >= 0 && disk->format == NULL) ||
+        (serial != NULL && disk->serial == NULL)) {
+        free(disk->path);
+        free(disk->format);
+        free(disk->serial);
+        return no_memory(err);
+    }
+    return 0;
+}
+
+int setting_add_disk(struct vm_config *config, struct optstr *opts, struct err *err)
+{
+    struct disk_config disk = {.discard = true};
+    int rc;
+
+    if (config->disk_count == CONFIG_MAX_DISKS)
+        return err_set(err, -EINVAL, "more than %d disks", CONFIG_MAX_DISKS);
+    rc = disk_from_options(&disk, opts, err);
+    if (rc == 0)
+        config->disks[config->disk_count++] = disk;
+    return rc;
+}
+
+static int set_disk(struct vm_config *config, const char *value, struct err *err)
+{
+    struct optstr opts;
+    int rc = optstr_parse(&opts, value, "path", err);
+
+    if (rc == 0) {
+        rc = setting_add_disk(config, &opts, err);
+        optstr_free(&opts);
+    }
+    return rc;
+}
+
+/* ---- settings ---- */
+
+static int set_kernel(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_text(&config->kernel, value, "the path of a kernel", err);
+}
+
+static int set_initrd(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_text(&config->initrd, value, "the path of an initrd", err);
+}
+
+/* May be empty: the kernel then runs on its own defaults. */
+static int set_append(struct vm_config *config, const char *value, struct err *err)
+{
+    char *copy = strdup(value);
+
+    if (copy == NULL)
+        return no_memory(err);
+    free(config->append);
+    config->append = copy;
+    return 0;
+}
+
+static int set_memory(struct vm_config *config, const char *value, struct err *err)
+{
+    uint64_t bytes;
+
+    if (size_parse(value, 'B', &bytes) < 0)
+        return err_set(err, -EINVAL, "expected a size such as 512M or 4G");
+    if (bytes < memory_min)
+        return err_set(err, -EINVAL, "a machine has 32M of memory or more%s",
+                       value[strspn(value, "0123456789")] == '\0' && bytes >= 32
+                           ? " (a number alone is in bytes: write M or G behind it)"
+                           : "");
+    if (!is_aligned(bytes, 4096))
+        return err_set(err, -EINVAL, "expected a multiple of 4K");
+    config->memory = bytes;
+    return 0;
+}
+
+static int set_hugepages(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_switch(&config->hugepages, value, err);
+}
+
+static int set_cpus(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_number(&config->cpus, value, 1, CONFIG_MAX_CPUS, err);
+}
+
+static int set_backing_root(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_text(&config->backing_root, value, "the path of a directory", err);
+}
+
+static int set_console(struct vm_config *config, const char *value, struct err *err)
+{
+    static const char *const kinds[] = {"stdio", "null", "file:PATH", "pty",
+                                        NULL}; /* console_kind */
+    static const char file[] = "file:";
+    int kind;
+
+    if (strncmp(value, file, strlen(file)) == 0) {
+        int rc = set_text(&config->console_path, value + strlen(file), "file:PATH", err);
+
+        if (rc == 0)
+            config->console = CONSOLE_FILE;
+        return rc;
+    }
+    kind = find_word(value, kinds, err);
+    if (kind < 0)
+        return kind;
+    config->console = (enum console_kind)kind;
+    return 0;
+}
+
+static int set_console_escape(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_switch(&config->console_escape, value, err);
+}
+
+static int set_timeout(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_number(&config->timeout, value, 0, TIMEOUT_MAX, err);
+}
+
+static int set_on_reboot(struct vm_config *config, const char *value, struct err *err)
+{
+    static const char *const words[] = {"exit", "restart", NULL};
+    int word = find_word(value, words, err);
+
+    if (word < 0)
+        return word;
+    config->restart_on_reboot = word == 1;
+    return 0;
+}
+
+static int set_log_level(struct vm_config *config, const char *value, struct err *err)
+{
+    if (!log_level_parse(value, &config->log_level))
+        return err_set(err, -EINVAL, "expected 'error', 'warn', 'info' or 'debug'");
+    return 0;
+}
+
+static int set_quiet(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_switch(&config->quiet, value, err);
+}
+
+static int set_sandbox(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_switch(&config->sandbox, value, err);
+}
+
+static int set_debug_exit(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_switch(&config->test_device, value, err);
+}
+
+const struct setting settings[SETTINGS_COUNT] = {
+    {"kernel", "FILE", SETTING_TEXT, SETTING_GROUP_BOOT,
+     "Linux bzImage, or an ELF file with a PVH or 64-bit entry", set_kernel},
+    {"initrd", "FILE", SETTING_TEXT, SETTING_GROUP_BOOT, "initial RAM disk", set_initrd},
+    {"append", "TEXT", SETTING_TEXT, SETTING_GROUP_BOOT,
+     "kernel command line; default: console on COM1, root on the\n"
+     "first disk, panic and reboot end the machine",
+     set_append},
+    {"memory", "SIZE", SETTING_NUMBER, SETTING_GROUP_MACHINE,
+     "guest memory, from 32M to the host's (default 256M)", set_memory},
+    {"cpus", "N", SETTING_NUMBER, SETTING_GROUP_MACHINE, "virtual CPUs, 1 to 64 (default 1)",
+     set_cpus},
+    {"hugepages", NULL, SETTING_SWITCH, SETTING_GROUP_MACHINE, "back guest memory by 2 MiB pages",
+     set_hugepages},
+    {"disk", "PATH[,KEY=VALUE...]", SETTING_DISK, SETTING_GROUP_DISKS,
+     "add a disk; a comma inside a value is doubled. Keys:\n"
+     "  format=qcow2|raw                (default: found out)\n"
+     "  readonly=on|off                 (default off)\n"
+     "  serial=TEXT                     (at most 20 bytes)\n"
+     "  queues=N                        (default: one a CPU, at most 8)\n"
+     "  discard=on|off                  (default on)\n"
+     "  cache=writeback|direct|unsafe   (default writeback)",
+     set_disk},
+    {"backing-root", "DIR", SETTING_TEXT, SETTING_GROUP_DISKS,
+     "refuse backing files outside of this directory", set_backing_root},
+    {"console", "WHERE", SETTING_TEXT, SETTING_GROUP_CONSOLE,
+     "COM1 goes to stdio (default), null, file:PATH or pty", set_console},
+    {"console-escape", "on|off", SETTING_SWITCH, SETTING_GROUP_CONSOLE,
+     "Ctrl-A x ends the machine, Ctrl-A h lists more (default on)", set_console_escape},
+    {"timeout", "SECONDS", SETTING_NUMBER, SETTING_GROUP_LIFE,
+     "end the machine after this time, with status 124", set_timeout},
+    {"on-reboot", "exit|restart", SETTING_TEXT, SETTING_GROUP_LIFE,
+     "what a guest's reboot does (default exit, with status 10)", set_on_reboot},
+    {"log-level", "LEVEL", SETTING_TEXT, SETTING_GROUP_PROCESS,
+     "error, warn (default), info or debug", set_log_level},
+    {"quiet", NULL, SETTING_SWITCH, SETTING_GROUP_PROCESS, "log errors alone", set_quiet},
+    {"sandbox", "on|off", SETTING_SWITCH, SETTING_GROUP_PROCESS,
+     "allow the running machine few system calls (default on)", set_sandbox},
+    {"debug-exit", NULL, SETTING_SWITCH, SETTING_GROUP_PROCESS,
+     "port 0xf4 ends the machine with the status written to it", set_debug_exit},
+};
