@@ -1,0 +1,25 @@
+/*
+ * terminal.h - the user's terminal in raw mode, and back again on every way out.
+ *
+ * The state is one for the process, because signal handlers must find it. After terminal_set_raw()
+ * the old modes come back on terminal_restore(), on exit(), and on the signals that end a program
+ * by a fault or an abort; only SIGKILL leaves a raw terminal behind.
+ */
+#ifndef VMM_TERMINAL_H
+#define VMM_TERMINAL_H
+
+#include <stdbool.h>
+
+/* Whether `fd` is a terminal whose foreground job this process belongs to. */
+bool terminal_is_foreground(int fd);
+
+/* Puts the terminal `fd` into raw mode: no echo, no line editing, no signals from keys; a read
+ * returns at once when nothing was typed. Output processing stays, so that messages beside the
+ * guest's output keep their line ends. `fd` stays open until terminal_restore(). 0 or a negative
+ * errno value; again on a raw terminal sets the modes again. */
+int terminal_set_raw(int fd);
+
+/* Harmless when the terminal is not raw. Callable from signal handlers. */
+void terminal_restore(void);
+
+#endif
