@@ -1,0 +1,101 @@
+#include "events.h"
+
+#include "console.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { NS_PER_SECOND = 1000000000 };
+
+static sigset_t waited_signals(void)
+{
+    static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCONT};
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+        sigaddset(&set, signals[i]);
+    return set;
+}
+
+void events_block_signals(void)
+{
+    static const int ignored[] = {SIGPIPE, SIGTTIN, SIGTTOU};
+    const struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigset_t set = waited_signals();
+
+    for (unsigned i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+        (void)sigaction(ignored[i], &ignore, NULL);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+uint64_t events_deadline(unsigned seconds)
+{
+    struct timespec now;
+
+    if (seconds == 0)
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return ((uint64_t)now.tv_sec + seconds) * NS_PER_SECOND + (uint64_t)now.tv_nsec;
+}
+
+int events_open(struct events *events, uint64_t deadline, struct err *err)
+{
+    const struct itimerspec at = {.it_value = {.tv_sec = (time_t)(deadline / NS_PER_SECOND),
+                                               .tv_nsec = (long)(deadline % NS_PER_SECOND)}};
+    sigset_t set = waited_signals();
+    int rc = 0;
+
+    events->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    events->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    /* A deadline of 0 leaves the timer off. */
+    if (events->signal_fd < 0 || events->timer_fd < 0 ||
+        timerfd_settime(events->timer_fd, TFD_TIMER_ABSTIME, &at, NULL) < 0) {
+        rc = err_set_errno(err, -errno, "cannot wait for signals and time");
+        events_close(events);
+    }
+    return rc;
+}
+
+void events_close(struct events *events)
+{
+    if (events->signal_fd >= 0)
+        close(events->signal_fd);
+    if (events->timer_fd >= 0)
+        close(events->timer_fd);
+}
+
+static void take_signal(int fd, struct life *life, struct console *console)
+{
+    struct signalfd_siginfo info;
+
+    if (read(fd, &info, sizeof(info)) != sizeof(info))
+        return;
+    if (info.ssi_signo == SIGCONT)
+        console_resume(console);
+    else
+        life_post(life, LIFE_SIGNAL, (int)info.ssi_signo);
+}
+
+void events_wait(const struct events *events, struct life *life, struct console *console)
+{
+    struct pollfd fds[] = {
+        {.fd = life_fd(life), .events = POLLIN},
+        {.fd = events->signal_fd, .events = POLLIN},
+        {.fd = events->timer_fd, .events = POLLIN},
+    };
+
+    while (life_event(life) == LIFE_RUNNING) {
+        if (poll(fds, 3, -1) <= 0)
+            continue;
+        if (fds[1].revents)
+            take_signal(events->signal_fd, life, console);
+        if (fds[2].revents)
+            life_post(life, LIFE_TIMEOUT, 0);
+    }
+}

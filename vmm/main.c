@@ -1,0 +1,185 @@
+/*
+ * main.c - the story of a boot: parse, open, build the machine, drop privileges, run, report.
+ *
+ * With --on-reboot restart, each life of the machine is a process of its own (restart.c), because a
+ * sandboxed process could not open the files and the KVM device of the next one.
+ */
+#include "config.h"
+#include "console.h"
+#include "events.h"
+#include "life.h"
+#include "log.h"
+#include "machine.h"
+#include "options.h"
+#include "restart.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { EXIT_START_FAILED = 1, EXIT_RUN_FAILED = 2 };
+
+struct run {
+    const struct vm_config *config;
+    struct console *console;
+    uint64_t deadline;
+};
+
+/* A file that is opened later must not become standard input, output or error. */
+static void fill_standard_descriptors(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
+static int fail_start(const struct err *err)
+{
+    log_error("%s", err->text);
+    return EXIT_START_FAILED;
+}
+
+static void report_end(const struct life *life)
+{
+    switch (life_event(life)) {
+    case LIFE_POWEROFF:
+        log_info("the guest powered off");
+        break;
+    case LIFE_REBOOT:
+        log_info("the guest rebooted");
+        break;
+    case LIFE_PANIC:
+        log_info("the guest panicked");
+        break;
+    case LIFE_TRIPLE_FAULT:
+        log_info("the guest ended in a triple fault");
+        break;
+    case LIFE_TEST_EXIT:
+        log_info("the guest wrote %d to the exit port", life_detail(life));
+        break;
+    case LIFE_TIMEOUT:
+        log_info("the time is over");
+        break;
+    case LIFE_SIGNAL:
+        log_info("ended by signal %d (%s)", life_detail(life), strsignal(life_detail(life)));
+        break;
+    case LIFE_RUNNING:
+    case LIFE_FAILED: /* whoever posted it has said why */
+        break;
+    }
+}
+
+/* Everything between the first and the last guest instruction; 0 or -1 when it did not start. */
+static int run_until_end(const struct run *run, struct machine *machine, struct life *life,
+                         const struct events *events, struct err *err)
+{
+    if (console_start(run->console, machine_com1(machine), life, err) < 0)
+        return -1;
+    if (machine_start(machine, err) < 0) {
+        console_stop(run->console);
+        return -1;
+    }
+    events_wait(events, life, run->console);
+    return 0;
+}
+
+/* Stops and closes whatever runs; true when every image is safely on disk. */
+static bool shut_down(struct machine *machine, struct console *console)
+{
+    struct err err;
+    bool clean = true;
+
+    console_release(console);
+    if (machine_stop(machine, &err) < 0) {
+        clean = false;
+        log_error("%s", err.text);
+    }
+    console_stop(console);
+    if (machine_destroy(machine, &err) < 0) {
+        clean = false;
+        log_error("%s", err.text);
+    }
+    return clean;
+}
+
+/* One machine from its creation to its end: the exit status. */
+static int run_machine(void *opaque, bool *rebooted)
+{
+    const struct run *run = opaque;
+    struct machine *machine = NULL;
+    struct events events;
+    struct life life;
+    struct err err;
+    int status;
+
+    if (life_init(&life) < 0 || events_open(&events, run->deadline, &err) < 0) {
+        log_error("cannot create the descriptors that the machine's end is told by");
+        return EXIT_START_FAILED;
+    }
+    if (machine_create(run->config, &life, &machine, &err) < 0 ||
+        run_until_end(run, machine, &life, &events, &err) < 0) {
+        status = fail_start(&err);
+        (void)machine_destroy(machine, NULL);
+    } else {
+        bool clean = shut_down(machine, run->console);
+
+        report_end(&life);
+        status = clean ? life_exit_status(&life) : EXIT_RUN_FAILED;
+        *rebooted = clean && life_event(&life) == LIFE_REBOOT;
+    }
+    events_close(&events);
+    life_destroy(&life);
+    return status;
+}
+
+static int print_and_exit(enum options_action action)
+{
+    if (action == OPTIONS_HELP)
+        options_print_help(stdout);
+    else
+        printf("minivmm %s\n", MINIVMM_VERSION);
+    return fflush(stdout) == 0 && !ferror(stdout) ? 0 : EXIT_START_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    enum options_action action;
+    struct vm_config config;
+    struct run run = {.config = &config};
+    struct err err;
+    int status;
+
+    fill_standard_descriptors();
+    log_init(argc > 0 ? argv[0] : NULL);
+    config_init(&config);
+    if (options_parse(argc, argv, &config, &action, &err) < 0) {
+        config_destroy(&config);
+        return fail_start(&err);
+    }
+    if (action != OPTIONS_RUN) {
+        config_destroy(&config);
+        return print_and_exit(action);
+    }
+    log_set_level(config.quiet ? LOG_LEVEL_ERROR : config.log_level);
+    run.deadline = events_deadline(config.timeout);
+    events_block_signals();
+
+    if (console_open(&config, &run.console, &err) < 0) {
+        status = fail_start(&err);
+    } else {
+        bool rebooted;
+
+        status = config.restart_on_reboot ? restart_loop(run_machine, &run)
+                                          : run_machine(&run, &rebooted);
+        console_close(run.console);
+    }
+    config_destroy(&config);
+    return status;
+}
