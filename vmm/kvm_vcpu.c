@@ -14,6 +14,7 @@
  */
 #include "kvm_vcpu.h"
 
+#include "bytes.h"
 #include "checked.h"
 #include "kvm_cpuid.h"
 #include "kvm_private.h"
@@ -100,6 +101,26 @@ static void set_msrs(const struct vcpu *vcpu)
     }
 }
 
+/*
+ * The local APIC as firmware leaves it: the PIC behind LINT0 of the first processor, NMI behind LINT1.
+ * Writing it back matters for every vCPU: KVM's table of interrupt destinations is made anew with it,
+ * and before that a vCPU is not in the table and its start-up message is lost.
+ */
+static int set_lapic(const struct vcpu *vcpu, struct err *err)
+{
+    enum { LVT_LINT0 = 0x350, LVT_LINT1 = 0x360, MODE_NMI = 4 << 8, MODE_EXTINT = 7 << 8 };
+    struct kvm_lapic_state lapic = {0};
+    int r = kvm_ioctl(vcpu->fd, KVM_GET_LAPIC, &lapic);
+
+    if (r < 0)
+        return err_set_errno(err, r, "KVM_GET_LAPIC");
+    if (vcpu->options.index == 0)
+        store_le32(lapic.regs + LVT_LINT0, MODE_EXTINT);
+    store_le32(lapic.regs + LVT_LINT1, MODE_NMI);
+    r = kvm_ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic);
+    return r < 0 ? err_set_errno(err, r, "KVM_SET_LAPIC") : 0;
+}
+
 int vcpu_create(struct vm *vm, const struct vcpu_options *options, struct vcpu **out,
                 struct err *err)
 {
@@ -130,6 +151,9 @@ int vcpu_create(struct vm *vm, const struct vcpu_options *options, struct vcpu *
     if (r < 0)
         goto fail;
     set_msrs(vcpu);
+    r = set_lapic(vcpu, err);
+    if (r < 0)
+        goto fail;
     sigaction(kick_signal(), &action, NULL);
     *out = vcpu;
     return 0;
