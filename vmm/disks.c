@@ -1,17 +1,21 @@
 /*
  * disks.c - the one file of vmm/ that knows the block engine.
  *
- * A guest is not trusted, so neither is what its disks look like: a format that the user did not give
- * is probed with the strict policy of blockdev.h (trust_probe stays off).
+ * A guest is not trusted, so neither is what its disks look like. The format is what the user says:
+ * format=, or else the name that the user gives the file, which no guest can change: `.qcow2` and
+ * `.raw` mean what they say. Any other name is probed with the strict policy of blockdev.h
+ * (trust_probe stays off).
  */
 #include "disks.h"
 
 #include "blockdev.h"
+#include "checked.h"
 #include "virtio_blk.h"
 #include "virtio_pci.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MAX_DEFAULT_QUEUES = 8 };
 
@@ -34,6 +38,20 @@ static enum blk_cache blk_cache(enum disk_cache cache)
     return BLK_CACHE_WRITEBACK;
 }
 
+const char *disks_format(const struct disk_config *disk)
+{
+    static const char *const formats[] = {"qcow2", "raw"};
+    const char *dot = strrchr(disk->path, '.');
+
+    if (disk->format)
+        return disk->format;
+    for (size_t i = 0; dot && i < ARRAY_LEN(formats); i++) {
+        if (strcmp(dot + 1, formats[i]) == 0)
+            return formats[i];
+    }
+    return NULL;
+}
+
 int disks_open(const struct vm_config *config, struct disks **out, struct err *err)
 {
     struct disks *disks = calloc(1, sizeof(*disks));
@@ -46,7 +64,7 @@ int disks_open(const struct vm_config *config, struct disks **out, struct err *e
         const struct disk_config *disk = &config->disks[i];
         const struct blk_open_options options = {
             .path = disk->path,
-            .format = disk->format,
+            .format = disks_format(disk),
             .writable = !disk->readonly,
             .discard = disk->discard,
             .cache = blk_cache(disk->cache),

@@ -16,6 +16,10 @@
 struct disks;
 struct pci_function;
 
+/* The format that the user stated: by `format`, or else by a file name that ends in .qcow2 or .raw;
+ * NULL: probe. A guest can change a disk's bytes, never its name. Static or the configuration's. */
+const char *disks_format(const struct disk_config *disk);
+
 /* Opens every disk of the configuration; the message of a failure names the file. */
 int disks_open(const struct vm_config *config, struct disks **out, struct err *err);
 
