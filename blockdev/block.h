@@ -59,6 +59,9 @@ struct blk_format {
     /* NULL where the format cannot. */
     int (*set_backing)(struct blk *blk, const char *name, const char *format, struct err *err);
     int (*make_empty)(struct blk *blk, struct err *err);
+    /* As blk_check(); `fix` not 0 leaves the layer opened afresh, or, on failure, fit for close. */
+    int (*check)(struct blk *blk, unsigned fix, void (*report)(void *opaque, const char *line),
+                 void *opaque, struct blk_check_result *result, struct err *err);
 };
 
 extern const struct blk_format raw_format, qcow2_format;

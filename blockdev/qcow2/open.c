@@ -200,4 +200,5 @@ const struct blk_format qcow2_format = {
     .flush = qcow2_flush,
     .resize = refuse_resize,
     .info = qcow2_info,
+    .check = qcow2_check,
 };

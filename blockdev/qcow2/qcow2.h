@@ -42,6 +42,11 @@ struct qcow2_header_info {
 int qcow2_header_read(struct file *file, struct qcow2_header_info *info, struct err *err);
 void qcow2_header_free(struct qcow2_header_info *info);
 
+/* ---- check.c ---- */
+
+int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, const char *line),
+                void *opaque, struct blk_check_result *result, struct err *err);
+
 /* ---- table.c: the L1 table and the refcount table ---- */
 
 enum { QCOW2_TABLE_SECTOR_ENTRIES = 64 }; /* what one dirty bit covers: 512 bytes on disk */

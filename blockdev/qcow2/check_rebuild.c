@@ -1,0 +1,133 @@
+/*
+ * check_rebuild.c - new refcount structures from what was counted.
+ *
+ * The new blocks and the new table are written behind the end of the file, synced, and then one write
+ * switches the header over: at any moment the header names a whole set, and nothing that the old set
+ * or the image refers to is overwritten. The clusters of the old set are free in the new one.
+ */
+#include "bytes.h"
+#include "checked.h"
+#include "qcow2/check.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADER_REFTABLE = 48 }; /* refcount_table_offset, then refcount_table_clusters */
+
+struct plan {
+    uint64_t first_cluster; /* of the new structures: the blocks, then the table */
+    uint64_t blocks, table_clusters;
+    uint64_t ranges; /* refcount blocks that the image's clusters could need */
+};
+
+static bool range_needs_block(const struct check *c, const struct plan *p, uint64_t range)
+{
+    uint64_t first = range * c->refblock_entries;
+
+    return ranges_overlap(first, c->refblock_entries, p->first_cluster,
+                          p->blocks + p->table_clusters) ||
+           check_refs_touched(&c->refs, first, c->refblock_entries);
+}
+
+/* More blocks cover more clusters: climbs until the structures hold themselves as well. */
+static int make_plan(struct check *c, struct plan *p)
+{
+    p->first_cluster = c->file_clusters;
+    p->blocks = p->table_clusters = 1;
+    for (;;) {
+        uint64_t end = p->first_cluster + p->blocks + p->table_clusters;
+        uint64_t blocks = 0, table;
+
+        p->ranges = div_round_up(end, c->refblock_entries);
+        table = div_round_up(p->ranges * QCOW2_ENTRY_SIZE, c->cluster_size);
+        if (table * c->cluster_size > QCOW2_MAX_REFCOUNT_TABLE_BYTES)
+            return -EFBIG;
+        for (uint64_t range = 0; range < p->ranges; range++)
+            blocks += range_needs_block(c, p, range);
+        if (blocks <= p->blocks && table <= p->table_clusters)
+            return check_refs_grow(&c->refs, end);
+        p->blocks = max_u64(blocks, p->blocks);
+        p->table_clusters = max_u64(table, p->table_clusters);
+    }
+}
+
+static int write_block(struct check *c, uint64_t range, uint64_t offset)
+{
+    uint64_t first = range * c->refblock_entries;
+
+    memset(c->block, 0, c->cluster_size);
+    for (uint64_t i = 0; i < c->refblock_entries; i++) {
+        uint64_t value = check_refs_get(&c->refs, first + i);
+
+        if (c->refcount_bits < 64 && value >> c->refcount_bits != 0)
+            return -EOVERFLOW;
+        if (value != 0)
+            check_refcount_encode(c->block, c->refcount_bits, i, value);
+    }
+    return file_pwrite(c->file, offset, c->block, c->cluster_size);
+}
+
+static int write_structures(struct check *c, const struct plan *p)
+{
+    size_t table_bytes = p->table_clusters * c->cluster_size;
+    uint64_t offset = p->first_cluster * c->cluster_size;
+    unsigned char *table = calloc(1, table_bytes);
+    int rc = table == NULL ? -ENOMEM : 0;
+
+    for (uint64_t range = 0; rc == 0 && range < p->ranges; range++) {
+        if (!range_needs_block(c, p, range))
+            continue;
+        store_be64(table + range * QCOW2_ENTRY_SIZE, offset);
+        rc = write_block(c, range, offset);
+        offset += c->cluster_size;
+    }
+    if (rc == 0)
+        rc = file_pwrite(c->file, (p->first_cluster + p->blocks) * c->cluster_size, table,
+                         table_bytes);
+    free(table);
+    return rc;
+}
+
+static int switch_header(struct check *c, const struct plan *p)
+{
+    unsigned char raw[12];
+    int rc = c->file->ops->sync(c->file);
+
+    c->header.refcount_table_offset = (p->first_cluster + p->blocks) * c->cluster_size;
+    c->header.refcount_table_clusters = (uint32_t)p->table_clusters;
+    store_be64(raw, c->header.refcount_table_offset);
+    store_be32(raw + 8, c->header.refcount_table_clusters);
+    if (rc == 0)
+        rc = file_pwrite(c->file, HEADER_REFTABLE, raw, sizeof(raw));
+    if (rc == 0)
+        rc = c->file->ops->sync(c->file);
+    return rc;
+}
+
+int check_rebuild(struct check *c)
+{
+    struct plan p = {0};
+    int rc;
+
+    /* Counted afresh without the structures that are to go. */
+    check_refs_clear(&c->refs);
+    c->quiet = true;
+    rc = check_walk_image(c);
+    c->quiet = false;
+    if (rc == 0)
+        rc = make_plan(c, &p);
+    for (uint64_t i = 0; rc == 0 && i < p.blocks + p.table_clusters; i++)
+        rc = check_refs_add(&c->refs, p.first_cluster + i);
+    c->block_index = UINT64_MAX;
+    if (rc == 0)
+        rc = write_structures(c, &p);
+    if (rc == 0)
+        rc = switch_header(c, &p);
+    if (rc < 0)
+        return rc;
+    c->wrote = true;
+    c->file_clusters = p.first_cluster + p.blocks + p.table_clusters;
+    c->file_bytes = c->file_clusters * c->cluster_size;
+    return check_load_reftable(c);
+}

@@ -1,0 +1,78 @@
+/*
+ * commands.c - the table of commands, and the help that is made from it.
+ */
+#include "img.h"
+#include "log.h"
+
+const struct img_command img_commands[] = {
+    {"check", cmd_check,
+     "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename"},
+    {"create", cmd_create,
+     "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]"},
+    {"info", cmd_info, "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
+    {NULL, NULL, NULL},
+};
+
+void img_print_version(void)
+{
+    printf("%s version %s\n", log_program_name(), MINIVMM_VERSION);
+}
+
+void img_print_help(void)
+{
+    static const char head[] = "    -h, --help       display this help and exit\n"
+                               "    -V, --version    output version information and exit\n"
+                               "\n"
+                               "Command syntax:\n";
+    static const char parameters[] =
+        "\n"
+        "Command parameters:\n"
+        "  'filename' is a disk image filename\n"
+        "  'fmt' is the disk image format. It is guessed automatically in most cases\n"
+        "  'cache' is the cache mode used to write the output disk image, the valid\n"
+        "    options are: 'none', 'writeback' (default, except for convert), 'writethrough',\n"
+        "    'directsync' and 'unsafe' (default for convert)\n"
+        "  'src_cache' is the cache mode used to read input disk images, the valid\n"
+        "    options are the same as for the 'cache' option\n"
+        "  'size' is the disk image size in bytes. Optional suffixes\n"
+        "    'k' or 'K' (kilobyte, 1024), 'M' (megabyte, 1024k), 'G' (gigabyte, 1024M),\n"
+        "    'T' (terabyte, 1024G), 'P' (petabyte, 1024T) and 'E' (exabyte, 1024P)  are\n"
+        "    supported. 'b' is ignored.\n"
+        "  'output_filename' is the destination disk image filename\n"
+        "  'output_fmt' is the destination format\n"
+        "  'options' is a comma separated list of format specific options in a\n"
+        "    name=value format. Use -o help for an overview of the options supported by\n"
+        "    the used format\n"
+        "  '-u' allows unsafe backing chains. For rebasing, it is assumed that old and\n"
+        "       new backing file match exactly. The image doesn't need a working\n"
+        "       backing file before rebasing in this case (useful for renaming the\n"
+        "       backing file). For image creation, allow creating without attempting\n"
+        "       to open the backing file.\n"
+        "  '-h' with or without a command shows this help and lists the supported formats\n"
+        "  '-p' show progress of command (only certain commands)\n"
+        "  '-q' use Quiet mode - do not print any output (except errors)\n"
+        "  '-S' indicates the consecutive number of bytes (defaults to 4k) that must\n"
+        "       contain only zeros to leave a hole in the output. If the number of bytes\n"
+        "       is 0, the source is not scanned and the output is fully allocated\n"
+        "  '--output' takes the format in which the output must be done (human or json)\n"
+        "  '-n' skips the target volume creation (useful if the volume is created\n"
+        "       prior to running this program)\n"
+        "\n"
+        "Parameters to check subcommand:\n"
+        "  '-r' tries to repair any inconsistencies that are found during the check.\n"
+        "       '-r leaks' repairs only cluster leaks, whereas '-r all' fixes all\n"
+        "       kinds of errors, with a higher risk of choosing the wrong fix or\n"
+        "       hiding corruption that has already occurred.\n"
+        "\n"
+        "Supported formats: qcow2 raw\n";
+
+    img_print_version();
+    printf("usage: %s [standard options] command [command options]\n"
+           "Disk image utility\n"
+           "\n",
+           log_program_name());
+    fputs(head, stdout);
+    for (const struct img_command *c = img_commands; c->name != NULL; c++)
+        printf("  %s %s\n", c->name, c->syntax);
+    fputs(parameters, stdout);
+}

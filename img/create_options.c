@@ -1,0 +1,269 @@
+/*
+ * create_options.c - `-o cluster_size=64k,compat=1.1,...` of create and convert.
+ *
+ * Every option that qemu-img 7.2 knows is known here as well: those that this program cannot carry out
+ * are refused with their name unless their value asks for what happens anyway (extended_l2=off).
+ */
+#include "create_options.h"
+#include "checked.h"
+#include "img.h"
+#include "log.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum format_bit { RAW = 1, QCOW2 = 2 };
+
+static const struct known_option {
+    const char *key;
+    unsigned formats;
+    const char *type, *help;
+    const char *only_value; /* not NULL: any other value is refused */
+} known[] = {
+    {"backing_file", QCOW2, "str", "File name of a base image", NULL},
+    {"backing_fmt", QCOW2, "str", "Image format of the base image", NULL},
+    {"cluster_size", QCOW2, "size", "qcow2 cluster size", NULL},
+    {"compat", QCOW2, "str", "Compatibility level (v2 [0.10] or v3 [1.1])", NULL},
+    {"compression_type", QCOW2, "str", "Compression method used for image cluster compression",
+     "zlib"},
+    {"data_file", QCOW2, "str", NULL, ""},
+    {"data_file_raw", QCOW2, "bool (on/off)", NULL, "off"},
+    {"encryption", QCOW2, "bool (on/off)", NULL, "off"},
+    {"extended_l2", QCOW2, "bool (on/off)", "Extended L2 tables", "off"},
+    {"lazy_refcounts", QCOW2, "bool (on/off)", "Postpone refcount updates", NULL},
+    {"nocow", QCOW2 | RAW, "bool (on/off)", NULL, "off"},
+    {"preallocation", QCOW2 | RAW, "str", NULL, NULL},
+    {"refcount_bits", QCOW2, "num", "Width of a reference count entry in bits", "16"},
+    {"size", QCOW2 | RAW, "size", "Virtual disk size", NULL},
+};
+
+static unsigned format_bit(const char *format)
+{
+    return strcmp(format, "raw") == 0 ? RAW : QCOW2;
+}
+
+int create_options_add(struct create_options *options, const char *text)
+{
+    char *joined;
+
+    if (text[0] == '\0' || text[0] == ',' || text[strlen(text) - 1] == ',') {
+        log_error("Invalid option list: %s", text);
+        return -1;
+    }
+    if (options->text == NULL)
+        joined = strdup(text);
+    else if (asprintf(&joined, "%s,%s", options->text, text) < 0)
+        joined = NULL;
+    if (joined == NULL) {
+        log_error("out of memory");
+        return -1;
+    }
+    free(options->text);
+    options->text = joined;
+    return 0;
+}
+
+bool create_options_help(const struct create_options *options, const char *format, bool has_target)
+{
+    const char *at = options->text;
+    bool asked = false;
+
+    while (at != NULL && *at != '\0' && !asked) {
+        size_t n = strcspn(at, ",");
+
+        asked = (n == 4 && strncmp(at, "help", 4) == 0) || (n == 1 && *at == '?');
+        at += n + (at[n] == ',');
+    }
+    if (!asked)
+        return false;
+    if (has_target)
+        printf("Supported options:\n");
+    else
+        printf("Supported %s options:\n", format);
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        const char *help = known[i].help;
+        char head[64];
+
+        if ((known[i].formats & format_bit(format)) == 0)
+            continue;
+        if (strcmp(known[i].key, "preallocation") == 0)
+            help = format_bit(format) == RAW
+                       ? "Preallocation mode (allowed values: off, falloc, full)"
+                       : "Preallocation mode (allowed values: off, metadata, falloc, full)";
+        if (help == NULL)
+            continue;
+        (void)snprintf(head, sizeof(head), "%s=<%s>", known[i].key, known[i].type);
+        printf("  %-22s - %s", head, help);
+        if (known[i].only_value != NULL)
+            printf(" (%s alone)", known[i].only_value);
+        printf("\n");
+    }
+    return true;
+}
+
+/* Prints "PATH: text"; returns -1. */
+static int complain(const char *path, const char *text)
+{
+    if (path != NULL)
+        log_error("%s: %s", path, text);
+    else
+        log_error("%s", text);
+    return -1;
+}
+
+static int complain_value(const char *path, const char *key, const char *problem)
+{
+    char text[256];
+
+    (void)snprintf(text, sizeof(text), "Parameter '%s' %s", key, problem);
+    return complain(path, text);
+}
+
+/* Refuses unknown keys and the known ones with a value that cannot be had. */
+static int check_keys(struct create_options *options, const char *path)
+{
+    for (unsigned i = 0; i < options->items.count; i++) {
+        const struct optstr_item *item = &options->items.items[i];
+        const struct known_option *k = NULL;
+        char text[256];
+
+        for (size_t j = 0; j < ARRAY_LEN(known); j++) {
+            if (strcmp(known[j].key, item->key) == 0)
+                k = &known[j];
+        }
+        if (k == NULL && strncmp(item->key, "encrypt.", 8) == 0) {
+            (void)snprintf(text, sizeof(text), "%s is not supported: encryption", item->key);
+            return complain(path, text);
+        }
+        if (k == NULL || (k->formats & format_bit(options->blk.format)) == 0) {
+            (void)snprintf(text, sizeof(text), "Invalid parameter '%s'", item->key);
+            return complain(path, text);
+        }
+        if (k->only_value != NULL && strcmp(k->only_value, item->value) != 0) {
+            (void)snprintf(text, sizeof(text), "%s=%s is not supported", item->key, item->value);
+            return complain(path, text);
+        }
+    }
+    return 0;
+}
+
+static int parse_preallocation(struct create_options *options, const char *path)
+{
+    static const char *const names[] = {"off", "metadata", "falloc", "full"};
+    char problem[128];
+
+    if (options->preallocation == NULL)
+        return 0;
+    for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(names[i], options->preallocation) == 0) {
+            options->blk.prealloc = i;
+            return 0;
+        }
+    }
+    (void)snprintf(problem, sizeof(problem), "does not accept value '%s'", options->preallocation);
+    return complain_value(path, "preallocation", problem);
+}
+
+static int parse_compat(struct create_options *options, const char *path)
+{
+    const char *compat = options->compat;
+    char problem[128];
+
+    if (compat == NULL || strcmp(compat, "1.1") == 0 || strcmp(compat, "v3") == 0) {
+        options->blk.compat = 3;
+        return 0;
+    }
+    if (strcmp(compat, "0.10") == 0 || strcmp(compat, "v2") == 0) {
+        options->blk.compat = 2;
+        return 0;
+    }
+    (void)snprintf(problem, sizeof(problem), "does not accept value '%s'", compat);
+    return complain_value(path, "version", problem);
+}
+
+int create_options_parse(struct create_options *options, const char *path)
+{
+    static const char not_a_size[] = "expects a non-negative number below 2^64";
+    struct blk_create_options *blk = &options->blk;
+    struct optstr *items = &options->items;
+    struct err err;
+    uint64_t cluster_size = 65536, size = 0;
+
+    if (options->text != NULL && optstr_parse(items, options->text, NULL, &err) < 0)
+        return complain(path, err.text);
+    if (check_keys(options, path) < 0)
+        return -1;
+    if (optstr_get_size(items, "cluster_size", &cluster_size, NULL) < 0)
+        return complain_value(path, "cluster_size", not_a_size);
+    if (cluster_size > UINT32_MAX || cluster_size == 0)
+        return complain(path, "Cluster size must be a power of two between 512 and 2048k");
+    blk->cluster_size = (unsigned)cluster_size;
+    if (optstr_get_size(items, "size", &size, NULL) < 0)
+        return complain_value(path, "size", not_a_size);
+    if (optstr_get(items, "size") != NULL) {
+        options->has_size = true;
+        blk->size = size;
+    }
+    if (optstr_get_bool(items, "lazy_refcounts", &blk->lazy_refcounts, NULL) < 0)
+        return complain_value(path, "lazy_refcounts", "expects 'on' or 'off'");
+    options->compat = optstr_get(items, "compat");
+    options->preallocation = optstr_get(items, "preallocation");
+    options->nocow = optstr_get(items, "nocow");
+    blk->backing_name = optstr_get(items, "backing_file");
+    blk->backing_format = optstr_get(items, "backing_fmt");
+    return 0;
+}
+
+int create_options_finish(struct create_options *options, const char *path)
+{
+    if (parse_compat(options, path) < 0 || parse_preallocation(options, path) < 0)
+        return -1;
+    return 0;
+}
+
+/* A comma inside a value is doubled, so that the line can be parsed. */
+static void print_value(const char *key, const char *value)
+{
+    printf(" %s=", key);
+    for (; *value != '\0'; value++) {
+        if (*value == ',')
+            putchar(',');
+        putchar(*value);
+    }
+}
+
+void create_options_print(const struct create_options *options)
+{
+    const struct blk_create_options *blk = &options->blk;
+    bool qcow2 = format_bit(blk->format) == QCOW2;
+
+    printf("Formatting '%s', fmt=%s", blk->path, blk->format);
+    if (qcow2) {
+        printf(" cluster_size=%u extended_l2=off", blk->cluster_size);
+        if (options->preallocation != NULL)
+            print_value("preallocation", options->preallocation);
+        printf(" compression_type=zlib");
+    }
+    printf(" size=%llu", (unsigned long long)blk->size);
+    if (options->compat != NULL)
+        print_value("compat", options->compat);
+    if (blk->backing_name != NULL)
+        print_value("backing_file", blk->backing_name);
+    if (blk->backing_format != NULL)
+        print_value("backing_fmt", blk->backing_format);
+    if (qcow2)
+        printf(" lazy_refcounts=%s refcount_bits=16", blk->lazy_refcounts ? "on" : "off");
+    else if (options->preallocation != NULL)
+        print_value("preallocation", options->preallocation);
+    if (options->nocow != NULL)
+        print_value("nocow", options->nocow);
+    printf("\n");
+    fflush(stdout);
+}
+
+void create_options_free(struct create_options *options)
+{
+    optstr_free(&options->items);
+    free(options->text);
+    options->text = NULL;
+}

@@ -1,0 +1,41 @@
+/*
+ * create_options.h - the options of new images, shared by create and convert.
+ *
+ * Use: create_options_add() for each -o, create_options_help(), create_options_parse(), the command's
+ * own changes to `blk`, create_options_print(), create_options_finish(), blk_create().
+ */
+#ifndef IMG_CREATE_OPTIONS_H
+#define IMG_CREATE_OPTIONS_H
+
+#include "blockdev.h"
+#include "optstr.h"
+
+#include <stdbool.h>
+
+struct create_options {
+    struct blk_create_options blk; /* its strings are borrowed from `items` or the command line */
+    bool has_size;                 /* size= was given */
+    const char *compat, *preallocation, *nocow; /* as given, or NULL */
+    struct optstr items;
+    char *text; /* every -o so far */
+};
+
+/* Takes in one -o argument ("a=b,c=d"); several add up. 0 or, after a message, -1. */
+int create_options_add(struct create_options *options, const char *text);
+
+/* Whether "help" or "?" is among the options, which are then listed for `format`. */
+bool create_options_help(const struct create_options *options, const char *format, bool has_target);
+
+/* Reads the options into `blk`, whose format is set; refuses by name what cannot be had. `path`
+ * begins the messages (NULL: nothing does). 0 or, after a message, -1. */
+int create_options_parse(struct create_options *options, const char *path);
+
+/* "Formatting 'x', fmt=..." on stdout. */
+void create_options_print(const struct create_options *options);
+
+/* Checks the values that qemu-img checks after that line: compat and preallocation. */
+int create_options_finish(struct create_options *options, const char *path);
+
+void create_options_free(struct create_options *options);
+
+#endif

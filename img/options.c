@@ -1,0 +1,98 @@
+/*
+ * options.c - the parts of command lines that all commands have.
+ */
+#include "img.h"
+#include "log.h"
+#include "size.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+
+int img_usage_error(const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    log_error("%s", text);
+    fprintf(stderr, "Try '%s --help' for more information\n", log_program_name());
+    return 1;
+}
+
+int img_getopt(int argc, char **argv, const char *shortopts, const struct option *longopts,
+               int *status)
+{
+    int before = optind;
+    int c;
+
+    opterr = 0;
+    c = getopt_long(argc, argv, shortopts, longopts, NULL);
+    switch (c) {
+    case 'h':
+        img_print_help();
+        *status = 0;
+        return IMG_OPT_STOP;
+    case ':':
+        *status = img_usage_error("missing argument for option '%s'", argv[optind - 1]);
+        return IMG_OPT_STOP;
+    case '?':
+        if (optopt > 0 && optopt < 0x100 && strncmp(argv[before], "--", 2) != 0)
+            *status = img_usage_error("unrecognized option '-%c'", optopt);
+        else
+            *status = img_usage_error("unrecognized option '%s'", argv[optind - 1]);
+        return IMG_OPT_STOP;
+    default:
+        return c;
+    }
+}
+
+bool img_parse_output(const char *text, bool *json)
+{
+    *json = strcmp(text, "json") == 0;
+    if (*json || strcmp(text, "human") == 0)
+        return true;
+    log_error("--output must be used with human or json as argument.");
+    return false;
+}
+
+bool img_parse_cache(const char *text, const char *what, enum blk_cache *cache)
+{
+    static const struct {
+        const char *name;
+        enum blk_cache cache;
+    } modes[] = {
+        {"none", BLK_CACHE_DIRECT},         {"off", BLK_CACHE_DIRECT},
+        {"writeback", BLK_CACHE_WRITEBACK}, {"writethrough", BLK_CACHE_WRITEBACK},
+        {"directsync", BLK_CACHE_DIRECT},   {"unsafe", BLK_CACHE_UNSAFE},
+    };
+
+    for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+        if (strcmp(modes[i].name, text) == 0) {
+            *cache = modes[i].cache;
+            return true;
+        }
+    }
+    log_error("Invalid %s option: %s", what, text);
+    return false;
+}
+
+bool img_parse_size(const char *text, const char *what, uint64_t *size)
+{
+    int rc = size_parse(text, 'B', size);
+
+    if (rc == -ERANGE) {
+        log_error("Invalid %s specified. Must be between 0 and %lld.", what, (long long)INT64_MAX);
+    } else if (rc < 0) {
+        log_error("Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what);
+        log_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
+    }
+    return rc == 0;
+}
+
+bool img_known_format(const char *format)
+{
+    return strcmp(format, "raw") == 0 || strcmp(format, "qcow2") == 0;
+}
