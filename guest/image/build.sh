@@ -78,7 +78,7 @@ echo '/dev/vda / ext4 defaults 0 1' >"$tree/etc/fstab"
 rm -f "$tree/etc/apt/apt.conf.d/99mmdebstrap"
 install -m 644 "$here/inittab" "$tree/etc/inittab"
 install -m 755 "$here/rc" "$tree/etc/rc"
-install -m 644 "$here/profile" "$tree/root/.bash_profile"
+install -m 644 "$here/profile" "$tree/etc/profile.d/console.sh"
 for command in init poweroff reboot halt; do
     ln -sf ../bin/busybox "$tree/sbin/$command"
 done

@@ -1,0 +1,36 @@
+# Sourced. Types commands into a guest's console, as a user at the terminal would.
+#
+#   drive LOG COMMAND... -- PROGRAM...
+#
+# Starts PROGRAM with its standard input and output as the console, types the next COMMAND whenever the
+# guest's shell shows its prompt, keeps all output in LOG and returns PROGRAM's exit status. A guest
+# that shows no prompt runs into PROGRAM's own timeout.
+# shellcheck shell=bash
+
+drive() {
+    local log=$1 fifo piece status=0 commands=() pid
+    shift
+    while [ "$1" != -- ]; do
+        commands+=("$1")
+        shift
+    done
+    shift
+    fifo=$(mktemp -u ./console.XXXXXX)
+    mkfifo "$fifo.in" "$fifo.out"
+    "$@" <"$fifo.in" >"$fifo.out" 2>&1 &
+    pid=$!
+    exec {in}>"$fifo.in" {out}<"$fifo.out"
+    rm "$fifo.in" "$fifo.out"
+    : >"$log"
+    while IFS= read -r -d '#' -u "$out" piece; do
+        printf '%s#' "$piece" >>"$log"
+        if [[ $piece == *root@clean-disk:~ && ${#commands[@]} -gt 0 ]]; then
+            printf '%s\n' "${commands[0]}" >&"$in"
+            commands=("${commands[@]:1}")
+        fi
+    done
+    printf '%s' "$piece" >>"$log"
+    wait "$pid" || status=$?
+    exec {in}>&- {out}<&-
+    return "$status"
+}
