@@ -6,7 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 images=${MINIVMM_CACHE:-$root/build/images}
-modules="virtio_ring virtio virtio_pci virtio_blk crc32c_generic ext4 irqbypass kvm ccp kvm-amd"
+modules=(virtio_ring virtio virtio_pci virtio_blk crc32c_generic ext4 irqbypass kvm ccp kvm-amd)
 
 key=$(cat "$here/host-kernel.sh" "$here/host-init" | sha256sum | cut -c1-12)
 out=$images/host-$key
@@ -32,7 +32,8 @@ trap 'rm -rf "$work"' EXIT
 
 # The meta package depends on the kernel of the day.
 find_package() {
-    apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ { print $2; exit }'
+    apt-cache depends linux-image-amd64 2>/dev/null |
+        awk '/Depends: linux-image-/ { print $2; exit }'
 }
 package=$(find_package)
 if [ -z "$package" ]; then
@@ -67,14 +68,14 @@ mkdir -p "$tree"/{bin,dev,proc,sys,root} "$tree/lib/modules/$release"
 cp "$(command -v busybox)" "$tree/bin/busybox"
 install -m 755 "$here/host-init" "$tree/init"
 cp "$dep" "$tree/lib/modules/$release/modules.dep"
-for module in $modules; do
+for module in "${modules[@]}"; do
     files=$(closure "$module")
     [ -n "$files" ] || die "$package has no module $module"
     for file in $files; do
         install -D -m 644 "$work/lib/modules/$release/$file" "$tree/lib/modules/$release/$file"
     done
 done
-echo "$modules" >"$tree/modules"
+printf '%s\n' "${modules[@]}" >"$tree/modules"
 
 mkdir "$work/out"
 cp "$work"/boot/vmlinuz-* "$work/out/vmlinuz"

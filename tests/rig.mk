@@ -1,0 +1,9 @@
+# What runs stock kernels: the demo. (The tests in tests/rig are run by tests.mk.)
+
+##> Seeing it
+##  make demo            boots Debian from a snapshot, step by step; ends with a verdict a step
+demo: deps
+	@$(MAKE) --no-print-directory -j$(shell nproc) all
+	@BUILD=$(abspath $(BUILD)) demo/run.sh
+
+.PHONY: demo
