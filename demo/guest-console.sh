@@ -2,9 +2,9 @@
 #
 #   drive LOG COMMAND... -- PROGRAM...
 #
-# Starts PROGRAM with its standard input and output as the console, types the next COMMAND whenever the
-# guest's shell shows its prompt, keeps all output in LOG and returns PROGRAM's exit status. A guest
-# that shows no prompt runs into PROGRAM's own timeout.
+# Starts PROGRAM with its standard input and output as the console, types the next COMMAND whenever
+# the guest's shell shows its prompt, keeps all output in LOG and returns PROGRAM's exit status. A
+# guest that never shows a prompt runs into PROGRAM's own timeout.
 # shellcheck shell=bash
 
 drive() {

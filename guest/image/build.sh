@@ -6,7 +6,7 @@
 #
 # Everything comes from Debian packages by way of the mirrors that apt on this machine uses. The
 # kernel and its initrd are made inside the new root by Debian's own tools; /boot of this machine is
-# not touched. No loop device and no mount is needed: mke2fs fills the file system from the directory.
+# not touched. No loop device is needed: mke2fs fills the file system from the directory.
 # A finished image stays under a name made of the hash of this recipe and is used again.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
