@@ -21,10 +21,10 @@ enum {
     /* Header and status take a descriptor each, so that the longest request fits without
        indirection. */
     BLK_SEG_MAX = BLK_QUEUE_SIZE - 2,
-    BLK_SIZE_MAX = 4 << 20,
+    BLK_SIZE_MAX = 256 << 10,
     /* Bounds on what one request may ask for, so that stopping a device, which waits for what is in
      * flight, takes bounded time. Data: BLK_SEG_MAX segments of BLK_SIZE_MAX bytes stay below. */
-    BLK_DATA_MAX = 1 << 30,
+    BLK_DATA_MAX = 64 << 20,
     BLK_RANGE_SECTORS_MAX = BLK_DATA_MAX / BLK_SECTOR_SIZE,
     BLK_RANGES_MAX = 16,
 };

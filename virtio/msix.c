@@ -27,9 +27,6 @@ struct vector {
     int fd;
     int msi; /* the host's handle, or MSI_NONE until the vector is first connected */
     bool connected;
-    bool routed; /* the host knows the message below */
-    uint64_t address;
-    uint32_t data;
 };
 
 struct msix {
@@ -85,26 +82,6 @@ int msix_create(struct pci_function *fn, unsigned count, unsigned bar, uint32_t 
     return 0;
 }
 
-/* Tells the host the message, if it is another than before: a host may take long over it. */
-static int route_vector(struct pci_host *host, struct vector *vector, uint64_t address,
-                        uint32_t data)
-{
-    int ret;
-
-    if (vector->msi < 0) {
-        vector->msi = host->ops->msi_create(host);
-        if (vector->msi < 0)
-            return vector->msi;
-    }
-    if (vector->routed && vector->address == address && vector->data == data)
-        return 0;
-    ret = host->ops->msi_route(host, vector->msi, address, data);
-    vector->routed = ret == 0;
-    vector->address = address;
-    vector->data = data;
-    return ret;
-}
-
 static void update_vector(struct msix *msix, unsigned i)
 {
     struct pci_host *host = msix->fn->host;
@@ -120,8 +97,12 @@ static void update_vector(struct msix *msix, unsigned i)
         vector->connected = false;
         return;
     }
-    if (route_vector(host, vector, address, load_le32(e + PCI_MSIX_ENTRY_DATA)) == 0 &&
-        !vector->connected)
+    if (vector->msi < 0)
+        vector->msi = host->ops->msi_create(host);
+    if (vector->msi < 0 ||
+        host->ops->msi_route(host, vector->msi, address, load_le32(e + PCI_MSIX_ENTRY_DATA)) < 0)
+        return;
+    if (!vector->connected)
         vector->connected = host->ops->msi_connect(host, vector->msi, vector->fd) == 0;
 }
 

@@ -46,18 +46,18 @@ struct pci_bar {
     uint64_t size;    /* a power of two; 0: not implemented, or the upper half of a 64-bit BAR */
     uint64_t address; /* as programmed; meaningful while mapped */
     bool is_64bit;
-    bool mapped;      /* memory decoding is on and the address is usable */
+    bool mapped; /* memory decoding is on and the address is usable */
 };
 
 struct pci_function {
     const struct pci_function_ops *ops;
-    struct pci_host *host;      /* set by the root before the machine runs */
-    const char *name;           /* for messages; owned by the function */
-    unsigned device;            /* device number on bus 0, set by the root */
+    struct pci_host *host; /* set by the root before the machine runs */
+    const char *name;      /* for messages; owned by the function */
+    unsigned device;       /* device number on bus 0, set by the root */
     uint8_t config[PCI_CONFIG_SIZE];
     uint8_t writable[PCI_CONFIG_SIZE]; /* bits that software may change */
     struct pci_bar bar[PCI_BAR_COUNT];
-    unsigned capability_end;    /* first free byte for a capability */
+    unsigned capability_end; /* first free byte for a capability */
 };
 
 struct pci_identity {

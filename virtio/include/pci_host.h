@@ -21,9 +21,10 @@ struct pci_host_ops {
     void (*doorbell_deassign)(struct pci_host *host, uint64_t gpa, int fd);
 
     /* A message-signalled interrupt source. msi_create returns a handle >= 0 or a negative errno
-     * value; msi_route gives it the message that the guest programmed (address, data); msi_connect
-     * makes each signal of the eventfd `fd` send it, a signal already pending in `fd` included;
-     * msi_disconnect leaves `fd` to collect signals (the pending bit of a masked vector). */
+     * value; msi_route gives it the message that the guest programmed (address, data), often the one
+     * that it has already; msi_connect makes each signal of the eventfd `fd` (not blocking) send it,
+     * a signal already pending in `fd` included; msi_disconnect leaves `fd` to collect signals (the
+     * pending bit of a masked vector). */
     int (*msi_create)(struct pci_host *host);
     int (*msi_route)(struct pci_host *host, int msi, uint64_t address, uint32_t data);
     int (*msi_connect)(struct pci_host *host, int msi, int fd);

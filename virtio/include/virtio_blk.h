@@ -12,11 +12,11 @@ struct blk;
 struct virtio_device;
 
 struct virtio_blk_options {
-    struct blk *blk;     /* borrowed until the device is destroyed */
-    const char *serial;  /* at most 20 bytes, answered to GET_ID; NULL: empty. Copied. */
-    unsigned queues;     /* 1 .. 64 virtqueues, a thread each */
-    bool discard;        /* offer discard and write-zeroes with unmap */
-    bool read_only;      /* offer VIRTIO_BLK_F_RO and refuse writes */
+    struct blk *blk;    /* borrowed until the device is destroyed */
+    const char *serial; /* at most 20 bytes, answered to GET_ID; NULL: empty. Copied. */
+    unsigned queues;    /* 1 .. 64 virtqueues, a thread each */
+    bool discard;       /* offer discard and write-zeroes with unmap */
+    bool read_only;     /* offer VIRTIO_BLK_F_RO and refuse writes */
 };
 
 /* On success *out is to be plugged into a transport (virtio_pci.h), which then owns it. */

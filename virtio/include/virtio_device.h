@@ -51,13 +51,13 @@ struct virtio_transport_ops {
 struct virtio_device {
     const struct virtio_device_ops *ops;
     const char *name;
-    uint16_t type;              /* virtio device ID: 2 block, 4 entropy */
-    uint32_t pci_class;         /* class code shown on PCI */
-    uint64_t offered_features;  /* the device's; the transport adds VERSION_1 and the ring's */
-    uint64_t features;          /* negotiated; valid from FEATURES_OK to reset */
+    uint16_t type;             /* virtio device ID: 2 block, 4 entropy */
+    uint32_t pci_class;        /* class code shown on PCI */
+    uint64_t offered_features; /* the device's; the transport adds VERSION_1 and the ring's */
+    uint64_t features;         /* negotiated; valid from FEATURES_OK to reset */
     unsigned queue_count;
-    struct virtqueue *queues;   /* queue_count of them, allocated by the device */
-    uint32_t config_size;       /* bytes of device configuration space */
+    struct virtqueue *queues; /* queue_count of them, allocated by the device */
+    uint32_t config_size;     /* bytes of device configuration space */
 
     /* The driver broke a rule: no queue takes chains any more until the transport, at reset, clears
      * this. Any thread. */

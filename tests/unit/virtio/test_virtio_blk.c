@@ -720,7 +720,7 @@ static void test_reset_in_mid_flight_leaves_memory_alone(void **state)
         disk_run(&disk, COMMON);
         old = disk.ring;
         submit_batch(&disk);
-        for (uint64_t spin = test_random(&seed) % 2000; spin > 0; spin--)
+        for (uint64_t spin = test_random(&seed) % 300000; spin > 0; spin--)
             __asm__ volatile("" ::: "memory");
         guest_reset(&disk.guest);
         cut_short += old.used->idx < BATCH;
