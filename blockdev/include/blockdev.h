@@ -48,7 +48,7 @@ struct blk_open_options {
     bool trust_probe;         /* a probed qcow2 may name a backing file (tools that a person drives) */
     bool force_share;         /* take no conflicting locks (-U); read-only opens alone */
     bool discard;             /* BLK_DISCARD frees space; without it a discard is a successful no-op */
-    bool for_check;           /* open although dirty or corrupt bits are set, for blk_check */
+    bool for_check;           /* for blk_check alone: whatever state it is in; no other writes */
     enum blk_cache cache;
     const char *backing_root; /* every backing file must lie below this directory, or NULL */
     uint64_t metadata_cache;  /* bound on cached L2 tables and refcount blocks in bytes; 0: default */

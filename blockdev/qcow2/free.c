@@ -1,4 +1,31 @@
+/*
+ * free.c - how a host cluster comes back into use, and why never too early.
+ *
+ * A cluster H that a discard (or a copy-on-write) unlinks from the L2 table in memory goes through
+ *
+ *   freed      unlinked in memory. On disk an L2 entry may still lead to H; after a crash it will.
+ * So H must keep its content, and its refcount, until the committer has made the change stable.
+ *   draining   unlinked on disk as well. But an I/O that looked H up before it was unlinked may
+ * still be on its way, without any lock. H waits until every such I/O has ended. released   a hole
+ * is punched, and then the refcount is lowered in memory: only now can H be allocated again.
+ *
+ * Why nobody's data can land in, or come from, somebody else's cluster: an I/O to H takes a hold
+ * under the same lock, and in the same section, in which it looked H up. There are two counters of
+ * holds; new I/O takes current_hold. When a batch begins its way (qcow2_freed_take), all of it is
+ * already unlinked in memory, and the counters are switched: every I/O that could have seen one of
+ * its clusters holds the old counter or one older still. There is nothing older, because the switch
+ * is made only while the other counter is zero. So when the old counter has come down to zero, each
+ * such I/O has ended (its release-decrement orders its transfer before our acquire-load), and new
+ * ones hold the other counter and cannot find H. One batch is on its way at a time; what is freed
+ * meanwhile waits in `freed` for the next commit. Nobody ever blocks on a hold.
+ *
+ * The hole is punched before the refcount is lowered, so it cannot hit a cluster in its next life.
+ * Losing a cluster on the way (an error, no memory) leaks it and nothing worse.
+ */
+#include "checked.h"
 #include "qcow2/qcow2.h"
+
+#include <stdlib.h>
 
 int qcow2_hold(struct qcow2 *q)
 {
@@ -9,4 +36,106 @@ int qcow2_hold(struct qcow2 *q)
 void qcow2_unhold(struct blk *blk, int hold)
 {
     atomic_fetch_sub_explicit(&qcow2_of(blk)->holds[hold], 1, memory_order_release);
+}
+
+static bool is_drained(struct qcow2 *q, int hold)
+{
+    return atomic_load_explicit(&q->holds[hold], memory_order_acquire) == 0;
+}
+
+void qcow2_runs_free(struct qcow2_runs *runs)
+{
+    free(runs->runs);
+    *runs = (struct qcow2_runs){0};
+}
+
+static void add_run(struct qcow2 *q, struct qcow2_runs *runs, uint64_t offset, uint64_t clusters)
+{
+    struct qcow2_run *last = runs->count > 0 ? &runs->runs[runs->count - 1] : NULL;
+
+    if (last != NULL && last->offset + last->clusters * q->cluster_size == offset) {
+        last->clusters += clusters;
+        runs->clusters += clusters;
+        return;
+    }
+    if (runs->count == runs->room) {
+        size_t room = runs->room != 0 ? runs->room * 2 : 16;
+        struct qcow2_run *grown = realloc(runs->runs, room * sizeof(grown[0]));
+
+        if (grown == NULL) {
+            return; /* leaked */
+        }
+        runs->runs = grown;
+        runs->room = room;
+    }
+    runs->runs[runs->count++] = (struct qcow2_run){.offset = offset, .clusters = clusters};
+    runs->clusters += clusters;
+}
+
+void qcow2_free_later(struct qcow2 *q, uint64_t host_offset, uint64_t clusters)
+{
+    add_run(q, &q->freed, host_offset, clusters);
+}
+
+void qcow2_freed_take(struct qcow2 *q, struct qcow2_runs *batch)
+{
+    *batch = (struct qcow2_runs){0};
+    if (q->freed.count > 0 && q->draining.count == 0 && is_drained(q, 1 - q->current_hold)) {
+        *batch = q->freed;
+        q->freed = (struct qcow2_runs){0};
+        q->draining_hold = q->current_hold;
+        q->current_hold = 1 - q->current_hold;
+    }
+}
+
+void qcow2_freed_restore(struct qcow2 *q, struct qcow2_runs *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        add_run(q, &q->freed, batch->runs[i].offset, batch->runs[i].clusters);
+    }
+    qcow2_runs_free(batch);
+}
+
+void qcow2_freed_drain(struct qcow2 *q, struct qcow2_runs *batch)
+{
+    if (batch->count > 0) {
+        q->draining = *batch;
+        *batch = (struct qcow2_runs){0};
+    }
+}
+
+/* A cluster with more references than the one that is given up keeps its content. */
+static bool is_last_reference(struct qcow2 *q, const struct qcow2_run *run)
+{
+    for (uint64_t i = 0; i < run->clusters; i++) {
+        uint64_t count = 0;
+
+        if (qcow2_refcount_get(q, run->offset + i * q->cluster_size, &count) != 0 || count != 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool qcow2_freed_reap(struct qcow2 *q)
+{
+    struct qcow2_runs batch;
+
+    if (q->draining.count == 0 || !is_drained(q, q->draining_hold)) {
+        return false;
+    }
+    batch = q->draining;
+    for (size_t i = 0; i < batch.count; i++) {
+        const struct qcow2_run *run = &batch.runs[i];
+
+        if (is_last_reference(q, run)) {
+            pthread_mutex_unlock(&q->lock);
+            q->file->ops->zero(q->file, run->offset, run->clusters * q->cluster_size, true);
+            pthread_mutex_lock(&q->lock);
+        }
+        qcow2_refcount_release(q, run->offset, run->clusters);
+    }
+    q->draining = (struct qcow2_runs){0};
+    qcow2_runs_free(&batch);
+    return true;
 }

@@ -123,7 +123,7 @@ int qcow2_mark_corrupt(struct qcow2 *q, const char *fmt, ...)
     vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
     blk_note_problem(q->blk, -EIO, "image is corrupt: %s", text);
-    if (q->writable && !q->is_corrupt) {
+    if (q->writable && !q->check_only && !q->is_corrupt) {
         q->is_corrupt = true;
         /* Best effort: the image refuses writes from here on, whether or not the bit got there. */
         if (q->header.version >= 3 && set_corrupt_bit(q) == 0) {

@@ -11,14 +11,10 @@
 enum { MAX_SLICE_BITS = 12 };
 
 /* What reading allows but writing does not. */
-static int check_writable(const struct qcow2 *q, const struct blk_open_options *options,
-                          struct err *err)
+static int check_writable(const struct qcow2 *q, struct err *err)
 {
     const struct qcow2_header *h = &q->header;
 
-    if (options->for_check) {
-        return 0;
-    }
     if (h->incompatible_features & QCOW2_INCOMPAT_CORRUPT) {
         return err_set(err, -EIO,
                        "Image is marked corrupt; cannot be opened read/write (repair it with "
@@ -66,6 +62,7 @@ static int load_tables(struct qcow2 *q, struct err *err)
     if (r != 0) {
         return err_set_errno(err, r, "Could not read the file's size");
     }
+    q->file_size = size;
     q->file_end = align_up(size, q->cluster_size);
     q->never_written = q->file_end;
     r = qcow2_table_load(&q->l1, q->file, h->l1_table_offset, h->l1_size);
@@ -82,6 +79,19 @@ static int load_tables(struct qcow2 *q, struct err *err)
     }
     r = collect_metadata(q);
     return r != 0 ? err_set_errno(err, r, "Could not keep the tables' places") : 0;
+}
+
+/* Whoever changes an image without knowing a feature must clear its autoclear bit first; we know
+ * none (bitmaps and raw data would both be stale after a write). */
+static int clear_autoclear(struct qcow2 *q, struct err *err)
+{
+    int r = 0;
+
+    if (q->header.version >= 3 && q->header.autoclear_features != 0) {
+        r = qcow2_header_write_features(q, q->header.incompatible_features, 0);
+        r = r == 0 ? qcow2_sync(q) : r;
+    }
+    return r != 0 ? err_set_errno(err, r, "Could not write the header") : 0;
 }
 
 static int qcow2_open(struct blk *blk, const struct blk_open_options *options, struct err *err)
@@ -113,11 +123,15 @@ static int qcow2_open(struct blk *blk, const struct blk_open_options *options, s
     q->slice_bits = q->cluster_bits < MAX_SLICE_BITS ? q->cluster_bits : MAX_SLICE_BITS;
     q->refcount_bits = 1U << q->header.refcount_order;
     q->refblock_bits = q->cluster_bits + 3 - q->header.refcount_order;
-    if (q->writable) {
-        r = check_writable(q, options, err);
+    q->check_only = q->writable && options->for_check;
+    if (q->writable && !q->check_only) {
+        r = check_writable(q, err);
     }
     if (r == 0) {
         r = load_tables(q, err);
+    }
+    if (r == 0 && q->writable && !q->check_only) {
+        r = clear_autoclear(q, err);
     }
     if (r == 0 && qcow2_cache_init(q, options->metadata_cache) != 0) {
         r = err_set_errno(err, -ENOMEM, "Could not make the metadata cache");
@@ -125,23 +139,52 @@ static int qcow2_open(struct blk *blk, const struct blk_open_options *options, s
     return r;
 }
 
+/* Two commits: what the first one releases is written by the second. */
+static int write_back(struct qcow2 *q)
+{
+    int r;
+
+    pthread_mutex_lock(&q->lock);
+    r = qcow2_refuse_if_broken(q);
+    r = r == 0 ? qcow2_commit(q, true) : r;
+    if (r == 0 && (q->freed.count > 0 || q->cache.dirty_count > 0)) {
+        r = qcow2_commit(q, true);
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (r == 0 && q->file_size > q->file_end) {
+        r = q->file->ops->truncate(q->file, q->file_end);
+    }
+    return r;
+}
+
 static int qcow2_close(struct blk *blk, struct err *err)
 {
     struct qcow2 *q = qcow2_of(blk);
+    int r = 0;
 
-    (void)err;
     if (q == NULL) {
         return 0;
+    }
+    if (blk->writable && !q->check_only) {
+        r = write_back(q);
+        if (r != 0) {
+            err_set_errno(err, r, "Could not write the metadata of '%s'", blk->path);
+        }
     }
     qcow2_cache_free(q);
     qcow2_table_free(&q->l1);
     qcow2_table_free(&q->reftable);
+    qcow2_runs_free(&q->freed);
+    qcow2_runs_free(&q->draining);
+    for (int i = 0; i < QCOW2_SPARE_BUFFERS; i++) {
+        free(q->spare[i]);
+    }
     free(q->metadata);
     pthread_mutex_destroy(&q->lock);
     pthread_cond_destroy(&q->changed);
     free(q);
     blk->state = NULL;
-    return 0;
+    return r;
 }
 
 static void qcow2_info(struct blk *blk, struct blk_info *info)
@@ -158,47 +201,19 @@ static void qcow2_info(struct blk *blk, struct blk_info *info)
     info->compression_type = h->compression_type == 0 ? "zlib" : "zstd";
 }
 
-static int refuse_write(struct blk *blk, uint64_t offset, const struct iovec *iov, int count,
-                        uint64_t length)
-{
-    (void)blk, (void)offset, (void)iov, (void)count, (void)length;
-    return -ENOTSUP;
-}
-
-static int refuse_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags)
-{
-    (void)blk, (void)offset, (void)length, (void)flags;
-    return -ENOTSUP;
-}
-
-static int refuse_discard(struct blk *blk, uint64_t offset, uint64_t length)
-{
-    (void)blk, (void)offset, (void)length;
-    return -ENOTSUP;
-}
-
-static int qcow2_flush(struct blk *blk)
-{
-    return blk->file->ops->sync(blk->file);
-}
-
-static int refuse_resize(struct blk *blk, uint64_t size, struct err *err)
-{
-    (void)size;
-    return err_set(err, -ENOTSUP, "Could not resize '%s'", blk->path);
-}
-
 const struct blk_format qcow2_format = {
     .name = "qcow2",
     .open = qcow2_open,
     .close = qcow2_close,
     .map = qcow2_map,
     .unhold = qcow2_unhold,
-    .write = refuse_write,
-    .write_zeroes = refuse_zeroes,
-    .discard = refuse_discard,
+    .write = qcow2_write,
+    .write_zeroes = qcow2_write_zeroes,
+    .discard = qcow2_discard,
     .flush = qcow2_flush,
-    .resize = refuse_resize,
+    .resize = qcow2_resize,
     .info = qcow2_info,
     .check = qcow2_check,
+    .set_backing = qcow2_set_backing,
+    .make_empty = qcow2_make_empty,
 };

@@ -1,0 +1,149 @@
+/*
+ * alloc.c - finds free host clusters: the first run of refcount 0 from free_hint on, first fit.
+ *
+ * The scan loads refcount slices, which drops the lock; so what counts is only what is seen in a
+ * slice after it was pinned, and a run is found and marked without dropping the lock again. A run
+ * never crosses a slice; callers that want more call again.
+ *
+ * The host file is made longer ahead of its use, in steps and under the lock: so no write ever goes
+ * past the end, and what lies above `never_written` is a hole of a file that was never longer,
+ * which is known to read as zeros.
+ */
+#include "bytes.h"
+#include "checked.h"
+#include "qcow2/qcow2.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum { MIN_GROWTH = 1 << 20, MAX_GROWTH = 16 << 20 };
+
+static int extend_file(struct qcow2 *q, uint64_t end)
+{
+    uint64_t step = max_u64(MIN_GROWTH, min_u64(MAX_GROWTH, q->file_size / 8));
+    uint64_t target = align_up(end + step, q->cluster_size);
+    int r;
+
+    if (end <= q->file_size) {
+        return 0;
+    }
+    r = q->file->ops->truncate(q->file, target);
+    if (r != 0) {
+        target = end;
+        r = q->file->ops->truncate(q->file, target);
+    }
+    if (r == 0) {
+        q->file_size = target;
+    }
+    return r;
+}
+
+/* Takes the run of free clusters at entry `index` of the slice, the refcount of `cluster`. */
+static int take_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, uint64_t cluster,
+                    uint64_t want, struct qcow2_allocation *out)
+{
+    unsigned entries = 1U << (q->slice_bits - 1);
+    uint64_t offset = cluster << q->cluster_bits;
+    uint64_t n = 0;
+    int r;
+
+    while (n < want && index + n < entries && load_be16(slice->data + (index + n) * 2) == 0) {
+        if (qcow2_is_metadata(q, offset + n * q->cluster_size)) {
+            return qcow2_mark_corrupt(q, "metadata at 0x%" PRIx64 " has refcount 0",
+                                      offset + n * q->cluster_size);
+        }
+        n++;
+    }
+    r = extend_file(q, offset + n * q->cluster_size);
+    if (r != 0) {
+        return r;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        store_be16(slice->data + (index + i) * 2, 1);
+    }
+    qcow2_cache_mark_dirty(q, slice);
+    out->offset = offset;
+    out->clusters = n;
+    out->is_fresh = offset >= q->never_written;
+    q->never_written = max_u64(q->never_written, offset + n * q->cluster_size);
+    q->file_end = max_u64(q->file_end, offset + n * q->cluster_size);
+    return 0;
+}
+
+/* Looks for a free cluster from `cluster` to the end of its slice: true, with the run in *out or an
+ * error in *result; or false, and *next is where to look on. */
+static bool search_slice(struct qcow2 *q, uint64_t cluster, uint64_t want, uint64_t *next,
+                         struct qcow2_allocation *out, int *result)
+{
+    unsigned entries = 1U << (q->slice_bits - 1);
+    struct qcow2_slice *slice;
+    unsigned index, i;
+    bool found;
+
+    *result = qcow2_refcount_slice(q, cluster << q->cluster_bits, &slice, &index);
+    if (*result != 0) {
+        return true;
+    }
+    for (i = index; i < entries && load_be16(slice->data + i * 2) != 0; i++) {
+    }
+    *next = cluster + (i - index);
+    found = i < entries;
+    if (found) {
+        *result = take_run(q, slice, i, *next, want, out);
+    }
+    qcow2_cache_put(slice);
+    return found;
+}
+
+int qcow2_alloc(struct qcow2 *q, uint64_t want, struct qcow2_allocation *out)
+{
+    uint64_t changes = q->free_changes, cluster = q->free_hint, next;
+
+    for (;;) {
+        uint64_t block = cluster >> q->refblock_bits, block_offset = 0;
+        int r;
+
+        if (cluster >= QCOW2_MAX_HOST_OFFSET >> q->cluster_bits) {
+            return -EFBIG;
+        }
+        if (block >= q->reftable.count) {
+            r = qcow2_grow_reftable(q, block);
+        } else {
+            r = qcow2_refblock_get(q, block, &block_offset);
+            if (r == 0 && block_offset == 0) {
+                r = qcow2_add_refblock(q, block);
+            }
+        }
+        if (r != 0) {
+            return r;
+        }
+        if (block_offset == 0) {
+            continue;
+        }
+        if (search_slice(q, cluster, want, &next, out, &r)) {
+            if (r == 0 && changes == q->free_changes) {
+                /* Nothing was freed since the hint was read, so all up to here is in use. */
+                q->free_hint = max_u64(q->free_hint, next + out->clusters);
+            }
+            return r;
+        }
+        cluster = next;
+    }
+}
+
+int qcow2_zero_cluster(struct qcow2 *q, uint64_t offset)
+{
+    uint8_t *zeroes;
+    int r;
+
+    pthread_mutex_unlock(&q->lock);
+    r = q->file->ops->zero(q->file, offset, q->cluster_size, false);
+    if (r == -ENOTSUP) {
+        zeroes = calloc(1, q->cluster_size);
+        r = zeroes != NULL ? file_pwrite(q->file, offset, zeroes, q->cluster_size) : -ENOMEM;
+        free(zeroes);
+    }
+    pthread_mutex_lock(&q->lock);
+    return r;
+}

@@ -1,0 +1,141 @@
+/*
+ * resize.c - makes a device larger.
+ *
+ * What is gained must read as zeros, but a larger backing file may hold something there, and so may
+ * the part of the old last cluster behind the old end. So first a larger L1 table is put in place,
+ * then the gained range is hidden where anything shows through, and all of it is made stable; the
+ * header's new size comes last. A crash before that leaves the old size, behind which nobody looks.
+ *
+ * A new L1 table: its clusters are counted and it is written and synced; the header's entry count
+ * and offset change in one write, synced; only then is the old table given back.
+ */
+#include "bytes.h"
+#include "checked.h"
+#include "qcow2/qcow2.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Writes the new table and makes the header name it. Without the lock: nobody else is there. */
+static int publish_l1(struct qcow2 *q, const struct qcow2_table *table)
+{
+    size_t bytes = align_up(table->count * QCOW2_ENTRY_SIZE, q->cluster_size);
+    uint8_t *raw = calloc(1, bytes);
+    int r;
+
+    if (raw == NULL) {
+        return -ENOMEM;
+    }
+    for (uint64_t i = 0; i < table->count; i++) {
+        store_be64(raw + i * QCOW2_ENTRY_SIZE, table->entries[i]);
+    }
+    r = file_pwrite(q->file, table->offset, raw, bytes);
+    free(raw);
+    r = r == 0 ? qcow2_sync(q) : r;
+    if (r != 0) {
+        return r;
+    }
+    r = qcow2_header_write_l1(q, table->offset, (uint32_t)table->count);
+    return r != 0 ? qcow2_break(q, r) : qcow2_sync(q);
+}
+
+static int grow_l1(struct qcow2 *q, uint64_t count)
+{
+    struct qcow2_table table = {.count = count}, old = q->l1;
+    uint64_t clusters = div_round_up(count * QCOW2_ENTRY_SIZE, q->cluster_size);
+    uint64_t old_clusters = div_round_up(old.count * QCOW2_ENTRY_SIZE, q->cluster_size);
+    int r;
+
+    table.entries = calloc(count, sizeof(table.entries[0]));
+    table.dirty = calloc(div_round_up(count, QCOW2_TABLE_SECTOR_ENTRIES), 1);
+    if (table.entries == NULL || table.dirty == NULL) {
+        qcow2_table_free(&table);
+        return -ENOMEM;
+    }
+    pthread_mutex_lock(&q->lock);
+    r = qcow2_alloc_run(q, clusters, &table.offset);
+    /* The commit makes the old table and the new clusters' refcounts stable. */
+    r = r == 0 ? qcow2_commit(q, true) : r;
+    pthread_mutex_unlock(&q->lock);
+    if (r == 0) {
+        memcpy(table.entries, old.entries, old.count * sizeof(table.entries[0]));
+        r = publish_l1(q, &table);
+    }
+    if (r != 0) {
+        qcow2_table_free(&table);
+        return r;
+    }
+    pthread_mutex_lock(&q->lock);
+    q->l1 = table;
+    if (old_clusters > 0) {
+        qcow2_free_later(q, old.offset, old_clusters);
+    }
+    pthread_mutex_unlock(&q->lock);
+    qcow2_table_free(&old);
+    return 0;
+}
+
+/* Makes [from, to) read as zeros, where it does not yet. The device already ends at `to`. */
+static int hide_gained_range(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+    while (from < to) {
+        struct layer_extent extent;
+        struct blk *layer;
+        unsigned depth;
+        int r = chain_map(q->blk, from, to - from, 0, &layer, &depth, &extent);
+
+        if (r == 0 && (extent.kind == BLK_EXTENT_DATA || extent.kind == BLK_EXTENT_COMPRESSED)) {
+            r = qcow2_write_zeroes(q->blk, from, extent.length, 0);
+        }
+        if (r != 0) {
+            return r;
+        }
+        from += extent.length;
+    }
+    return 0;
+}
+
+static int grow(struct qcow2 *q, uint64_t size)
+{
+    struct blk *blk = q->blk;
+    uint64_t old_size = blk->length;
+    uint64_t l2_coverage = q->cluster_size << q->l2_bits;
+    uint64_t l1_count = div_round_up(size, l2_coverage);
+    int r = qcow2_refuse_if_broken(q);
+
+    if (l1_count > QCOW2_MAX_L1_BYTES / QCOW2_ENTRY_SIZE) {
+        return -EFBIG;
+    }
+    if (r == 0 && l1_count > q->l1.count) {
+        r = grow_l1(q, l1_count);
+    }
+    if (r != 0) {
+        return r;
+    }
+    blk->length = size;
+    r = hide_gained_range(q, old_size, size);
+    r = r == 0 ? qcow2_flush(blk) : r;
+    r = r == 0 ? qcow2_header_write_size(q, size) : r;
+    r = r == 0 ? qcow2_sync(q) : r;
+    if (r != 0) {
+        blk->length = old_size;
+    }
+    return r;
+}
+
+int qcow2_resize(struct blk *blk, uint64_t size, struct err *err)
+{
+    int r;
+
+    if (size < blk->length) {
+        return err_set(err, -ENOTSUP, "Could not resize '%s': qcow2 images cannot be shrunk",
+                       blk->path);
+    }
+    if (size > INT64_MAX) {
+        return err_set(err, -EFBIG, "Could not resize '%s': %" PRIu64 " bytes are too many",
+                       blk->path, size);
+    }
+    r = size == blk->length ? 0 : grow(qcow2_of(blk), size);
+    return r != 0 ? err_set_errno(err, r, "Could not resize '%s'", blk->path) : 0;
+}
