@@ -29,7 +29,7 @@ deps:
 # A program for tests/diff is a shell test, or a C program test_*.c linked with the block engine.
 DIFF_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/diff/test_*.c))
 $(DIFF_TESTS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
 
 # A shell script is a test when it is executable; the others are sourced by tests.
 scripts = $(sort $(shell find tests/$(1) -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null))
@@ -67,7 +67,8 @@ run-tests:
 	@BUILD=$(abspath $(BUILD)) tests/run $(RUN_FLAGS) $(foreach l,$(LAYERS),$(CHECK_$(l)))
 
 lint: deps
-	@$(MAKE) --no-print-directory -nB BUILD=build-lint OPT=-O1 HARDEN= all unit-tests $(DIFF_TESTS:$(BUILD)/%=build-lint/%) | \
+	@$(MAKE) --no-print-directory -nB V=1 BUILD=build-lint OPT=-O1 HARDEN= \
+		test-unit test-diff test-e2e | \
 		tests/lint build-lint
 
 install: all

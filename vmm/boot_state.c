@@ -53,8 +53,13 @@ int boot_zero_page(const struct guestmem *mem, const struct boot_request *reques
 
     if (!params)
         return -ENOMEM;
-    if (header_size > 0)
+    if (header_size > 0) {
         memcpy(&params->hdr, header, header_size);
+    } else {
+        /* By these a kernel tells that a zero page is one. */
+        params->hdr.boot_flag = 0xaa55;
+        params->hdr.header = 0x53726448; /* "HdrS" */
+    }
     params->hdr.type_of_loader = 0xff; /* none of the registered ones */
     params->hdr.loadflags =
         (uint8_t)((params->hdr.loadflags | LOADED_HIGH) & ~(KASLR_FLAG | CAN_USE_HEAP));

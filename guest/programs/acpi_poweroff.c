@@ -10,7 +10,7 @@ static int sleep_type(const struct acpi_header *dsdt)
     const uint8_t *p = (const uint8_t *)dsdt, *end = p + dsdt->length - 8;
 
     for (p += sizeof(*dsdt); p < end; p++) {
-        if (memcmp(p, "_S5_\x12", 5) != 0)
+        if (p[0] != '_' || memcmp(p, "_S5_\x12", 5) != 0)
             continue;
         p += 5;
         p += (*p >> 6) + 2; /* package length, number of elements */

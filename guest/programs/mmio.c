@@ -4,7 +4,7 @@
 #include "pci.h"
 
 /* In the PCI window of the machine, above every BAR (vmm/layout.h). */
-#define NOBODY 0xdffff000ULL
+#define NOBODY 0xdfffe000ULL
 
 int main(void)
 {
