@@ -7,9 +7,17 @@
 const struct img_command img_commands[] = {
     {"check", cmd_check,
      "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename"},
+    {"commit", cmd_commit, "[-q] [-f fmt] [-t cache] [-b base] [-d] [-p] filename"},
+    {"convert", cmd_convert,
+     "[-U] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] "
+     "[-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] "
+     "filename [filename2 [...]] output_filename"},
     {"create", cmd_create,
      "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]"},
     {"info", cmd_info, "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
+    {"rebase", cmd_rebase,
+     "[-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F backing_fmt] "
+     "filename"},
     {NULL, NULL, NULL},
 };
 

@@ -49,7 +49,7 @@ const char *img_find_backing_format(const char *image, const char *backing_path)
         log_error("%s: Could not open '%s': %s", image, backing_path, err.text);
         return NULL;
     }
-    log_warn("%s: no backing format was given; '%s' is %s, which is recorded", image, backing_path,
-             format);
+    log_warn("%s: no format (-F) was given for backing file '%s': found and recorded %s", image,
+             backing_path, format);
     return format;
 }

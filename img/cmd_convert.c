@@ -1,0 +1,316 @@
+/*
+ * cmd_convert.c - `convert`: copies images, flattened, into a new image or an existing one (-n).
+ */
+#include "checked.h"
+#include "copy.h"
+#include "create_options.h"
+#include "img.h"
+#include "log.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { DEFAULT_SPARSE = 4096, SECTOR = 512, MAX_COROUTINES = 16 };
+
+struct convert_args {
+    const char *format, *out_format;      /* -f, -O */
+    const char *backing, *backing_format; /* -B, -F */
+    enum blk_cache cache, source_cache;
+    uint64_t sparse;
+    bool quiet, progress, skip_create, force_share;
+    struct create_options options;
+    char **source_paths;
+    unsigned source_count;
+    const char *target_path;
+};
+
+static bool parse_coroutines(const char *text)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+
+    if (text[0] >= '0' && text[0] <= '9' && *end == '\0' && n >= 1 && n <= MAX_COROUTINES)
+        return true;
+    log_error("Invalid number of coroutines. Allowed number of coroutines is between 1 and %d",
+              MAX_COROUTINES);
+    return false;
+}
+
+/* One option; false after a message. */
+static bool parse_option(struct convert_args *args, int c)
+{
+    switch (c) {
+    case 'f':
+        args->format = optarg;
+        return true;
+    case 'O':
+        args->out_format = optarg;
+        return true;
+    case 'B':
+        args->backing = optarg;
+        return true;
+    case 'F':
+        args->backing_format = optarg;
+        return true;
+    case 'o':
+        return create_options_add(&args->options, optarg) == 0;
+    case 't':
+        return img_parse_cache(optarg, "cache", &args->cache);
+    case 'T':
+        return img_parse_cache(optarg, "source cache", &args->source_cache);
+    case 'S':
+        if (!img_parse_size(optarg, "buffer size for sparse output", &args->sparse))
+            return false;
+        args->sparse = align_down(args->sparse, SECTOR);
+        return true;
+    case 'm':
+        return parse_coroutines(optarg);
+    case 'W':
+        return true; /* the order of writes is free anyway */
+    case 'n':
+        args->skip_create = true;
+        return true;
+    case 'p':
+        args->progress = true;
+        return true;
+    case 'q':
+        args->quiet = true;
+        return true;
+    case 'U':
+        args->force_share = true;
+        return true;
+    default: /* 'c' */
+        log_error("-c is not supported: compressed images cannot be written");
+        return false;
+    }
+}
+
+static bool parse_args(int argc, char **argv, struct convert_args *args, int *status)
+{
+    static const struct option longopts[] = {
+        {"help", no_argument, NULL, 'h'},
+        {"force-share", no_argument, NULL, 'U'},
+        {NULL, 0, NULL, 0},
+    };
+    int c;
+
+    *status = 1;
+    while ((c = img_getopt(argc, argv, ":hf:O:B:F:o:t:T:S:m:WnpqUc", longopts, status)) != -1) {
+        if (c == IMG_OPT_STOP || !parse_option(args, c))
+            return false;
+    }
+    if (!img_known_format(args->out_format)) {
+        log_error("Unknown file format '%s'", args->out_format);
+        return false;
+    }
+    if (create_options_help(&args->options, args->out_format, optind < argc)) {
+        *status = 0;
+        return false;
+    }
+    if (args->skip_create && args->options.text != NULL) {
+        log_error("-o has no effect when skipping image creation");
+        return false;
+    }
+    if (argc - optind < 2) {
+        *status = img_usage_error("Must specify image file name");
+        return false;
+    }
+    args->source_paths = argv + optind;
+    args->source_count = (unsigned)(argc - optind - 1);
+    args->target_path = argv[argc - 1];
+    return true;
+}
+
+/* ---- the target ---- */
+
+/* Takes the name of the file off a message that begins with it. */
+static const char *without_path(const char *text, const char *path)
+{
+    size_t n = strlen(path);
+
+    return strncmp(text, path, n) == 0 && strncmp(text + n, ": ", 2) == 0 ? text + n + 2 : text;
+}
+
+static int resolve_backing(struct convert_args *args)
+{
+    struct blk_create_options *blk = &args->options.blk;
+    struct err err;
+    char *path;
+
+    if (args->backing != NULL)
+        blk->backing_name = args->backing;
+    if (args->backing_format != NULL)
+        blk->backing_format = args->backing_format;
+    if (blk->backing_name == NULL || blk->backing_format != NULL)
+        return 0;
+    if (blk_backing_path(blk->path, blk->backing_name, &path, &err) < 0) {
+        log_error("%s", err.text);
+        return -1;
+    }
+    blk->backing_format = img_find_backing_format(blk->path, path);
+    free(path);
+    return blk->backing_format != NULL ? 0 : -1;
+}
+
+/* Makes the new image. 0 or, after a message, -1. */
+static int create_target(struct convert_args *args, uint64_t size)
+{
+    struct create_options *options = &args->options;
+    struct blk_create_options *blk = &options->blk;
+    struct err err;
+
+    if (create_options_finish(options, NULL) < 0)
+        return -1;
+    if (!options->has_size)
+        blk->size = size;
+    if (resolve_backing(args) < 0)
+        return -1;
+    if (blk->backing_name != NULL && strcmp(blk->format, "raw") == 0) {
+        log_error("Backing file not supported for file format 'raw'");
+        return -1;
+    }
+    if (blk->size < size) {
+        log_error("output file is smaller than input file");
+        return -1;
+    }
+    if (blk_create(blk, &err) < 0) {
+        log_error("%s: error while converting %s: %s", blk->path, blk->format,
+                  without_path(err.text, blk->path));
+        return -1;
+    }
+    return 0;
+}
+
+static bool is_block_device(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+/* ---- the whole ---- */
+
+static void close_sources(struct blk **sources, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        img_close(sources[i], NULL);
+    free(sources);
+}
+
+/* Opens all sources and sums up their lengths; NULL after a message. */
+static struct blk **open_sources(const struct convert_args *args, uint64_t *size)
+{
+    struct blk **sources = calloc(args->source_count, sizeof(struct blk *));
+
+    *size = 0;
+    if (sources == NULL) {
+        log_error("out of memory");
+        return NULL;
+    }
+    for (unsigned i = 0; i < args->source_count; i++) {
+        const char *path = args->source_paths[i];
+
+        if (img_same_file(path, args->target_path)) {
+            log_error("%s: error while converting %s: '%s' is the input as well", args->target_path,
+                      args->out_format, path);
+            close_sources(sources, i);
+            return NULL;
+        }
+        sources[i] = img_open(&(struct blk_open_options){
+            .path = path,
+            .format = args->format,
+            .force_share = args->force_share,
+            .cache = args->source_cache,
+        });
+        if (sources[i] == NULL || !add_u64(*size, blk_length(sources[i]), size)) {
+            close_sources(sources, i + 1);
+            return NULL;
+        }
+    }
+    return sources;
+}
+
+static int copy(const struct convert_args *args, struct blk **sources, uint64_t size)
+{
+    struct progress progress;
+    struct copy_job job = {
+        .sources = sources,
+        .source_count = args->source_count,
+        .sparse = args->sparse,
+        .skip_unallocated = !args->skip_create && args->options.blk.backing_name != NULL,
+        .progress = &progress,
+    };
+    struct err err;
+    int status = 0, rc;
+
+    job.target_is_zero =
+        !args->skip_create && !job.skip_unallocated && !is_block_device(args->target_path);
+    job.target = img_open(&(struct blk_open_options){
+        .path = args->target_path,
+        .format = args->out_format,
+        .writable = true,
+        .discard = true,
+        .cache = args->cache,
+    });
+    if (job.target == NULL)
+        return 1;
+    if (blk_length(job.target) < size) {
+        log_error("output file is smaller than input file");
+        img_close(job.target, NULL);
+        return 1;
+    }
+    progress_start(&progress, args->progress && !args->quiet);
+    rc = copy_images(&job, &err);
+    if (rc == 0) {
+        rc = blk_flush(job.target);
+        if (rc < 0)
+            (void)err_set_errno(&err, rc, "error while flushing '%s'", args->target_path);
+    }
+    progress_end(&progress, rc == 0);
+    if (rc < 0) {
+        log_error("%s", err.text);
+        status = 1;
+    }
+    img_close(job.target, &status);
+    return status;
+}
+
+static int convert(struct convert_args *args)
+{
+    struct blk **sources;
+    uint64_t size;
+    int status = 1;
+    bool is_new;
+
+    args->options.blk.path = args->target_path;
+    args->options.blk.format = args->out_format;
+    if (create_options_parse(&args->options, NULL) < 0)
+        return 1;
+    sources = open_sources(args, &size);
+    if (sources == NULL)
+        return 1;
+    is_new = access(args->target_path, F_OK) != 0;
+    if (args->skip_create || create_target(args, size) == 0) {
+        status = copy(args, sources, size);
+        /* Half an image looks like a whole one. */
+        if (status != 0 && is_new)
+            (void)unlink(args->target_path);
+    }
+    close_sources(sources, args->source_count);
+    return status;
+}
+
+int cmd_convert(int argc, char **argv)
+{
+    struct convert_args args = {
+        .out_format = "raw", .sparse = DEFAULT_SPARSE, .cache = BLK_CACHE_UNSAFE};
+    int status;
+
+    if (parse_args(argc, argv, &args, &status))
+        status = convert(&args);
+    create_options_free(&args.options);
+    return status;
+}

@@ -1,0 +1,299 @@
+/*
+ * copy.c - the copying of convert: one thread reads and looks for zeros, the caller's thread writes.
+ *
+ * Work goes through a ring of slots, each a buffer of one window (WINDOW bytes). A window in which the
+ * source maps no data is passed on without a buffer's content; any other is read whole. The reader
+ * marks which blocks of it are not zero; runs of these are what is written. A block is the target's
+ * cluster, so that clusters are written whole or not at all, or 4 KiB for a raw target.
+ *
+ * Slots are handed over in order: the reader fills slot `filled`, the writer empties slot `emptied`;
+ * 0 <= filled - emptied <= SLOTS. `lock` covers the two counters, `failed` and nothing else.
+ */
+#include "copy.h"
+
+#include "checked.h"
+#include "zero.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    WINDOW = 2 << 20,
+    SLOTS = 4,
+    ALIGNMENT = 4096,
+    SECTOR = 512,
+    RAW_BLOCK = 4096,
+    WORDS = WINDOW / SECTOR / 64,
+};
+
+struct slot {
+    enum { SLOT_DATA, SLOT_ZERO, SLOT_SKIP, SLOT_END } kind;
+    uint64_t offset; /* in the target */
+    uint64_t length;
+    unsigned char *data;
+    uint64_t used[WORDS]; /* a bit a block: to be written */
+};
+
+struct copier {
+    const struct copy_job *job;
+    uint64_t total;
+    uint64_t block;
+    struct slot slots[SLOTS];
+
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    uint64_t filled, emptied;
+    bool failed; /* the writer gave up */
+
+    int read_status; /* the reader's; valid once it has ended */
+    struct err read_err;
+};
+
+/* ---- reader ---- */
+
+static bool is_used(const struct slot *slot, uint64_t block)
+{
+    return (slot->used[block / 64] >> (block % 64) & 1) != 0;
+}
+
+static void set_used(struct slot *slot, uint64_t first, uint64_t end)
+{
+    for (uint64_t i = first; i < end; i++)
+        slot->used[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+/* Marks the blocks to write: those with data, and zeros in too short a run between them. */
+static void find_zeros(const struct copier *c, struct slot *slot)
+{
+    uint64_t blocks = div_round_up(slot->length, c->block);
+    uint64_t zero_from = 0; /* [zero_from, i) is zero */
+
+    memset(slot->used, 0, sizeof(slot->used));
+    if (c->job->sparse == 0) {
+        set_used(slot, 0, blocks);
+        return;
+    }
+    for (uint64_t i = 0; i < blocks; i++) {
+        uint64_t at = i * c->block;
+
+        if (buffer_is_zero(slot->data + at, (size_t)min_u64(c->block, slot->length - at)))
+            continue;
+        if (zero_from > 0 && (i - zero_from) * c->block < c->job->sparse)
+            set_used(slot, zero_from, i);
+        set_used(slot, i, i + 1);
+        zero_from = i + 1;
+    }
+}
+
+static struct slot *take_empty(struct copier *c)
+{
+    struct slot *slot = NULL;
+
+    pthread_mutex_lock(&c->lock);
+    while (c->filled - c->emptied == SLOTS && !c->failed)
+        pthread_cond_wait(&c->moved, &c->lock);
+    if (!c->failed)
+        slot = &c->slots[c->filled % SLOTS];
+    pthread_mutex_unlock(&c->lock);
+    return slot;
+}
+
+static void hand_over(struct copier *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->filled++;
+    pthread_cond_signal(&c->moved);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Decides what the next slot is: `at` and the answer's length are in the source, `start` is where the
+ * source begins in the target. */
+static int plan_slot(const struct copier *c, struct blk *source, uint64_t start, uint64_t at,
+                     struct slot *slot)
+{
+    uint64_t left = blk_length(source) - at;
+    uint64_t window = min_u64(WINDOW - (start + at) % WINDOW, left);
+    bool top_only = c->job->skip_unallocated && blk_backing(source) != NULL;
+    struct blk_extent extent;
+    int rc;
+
+    slot->offset = start + at;
+    slot->kind = SLOT_DATA;
+    slot->length = window;
+    if (c->job->sparse == 0)
+        return 0;
+    rc = blk_map(source, at, left, top_only ? BLK_MAP_TOP_ONLY : 0, &extent);
+    if (rc < 0)
+        return rc;
+    if (top_only) {
+        /* Exactly what the layer holds: no window may reach into what it does not. */
+        slot->kind = extent.kind == BLK_EXTENT_UNALLOCATED ? SLOT_SKIP
+                     : extent.kind == BLK_EXTENT_ZERO      ? SLOT_ZERO
+                                                           : SLOT_DATA;
+        slot->length = slot->kind == SLOT_DATA ? min_u64(window, extent.length) : extent.length;
+    } else if ((extent.kind == BLK_EXTENT_ZERO || extent.kind == BLK_EXTENT_UNALLOCATED) &&
+               extent.length >= window) {
+        slot->kind = SLOT_ZERO;
+        if (extent.length < left)
+            slot->length = align_down(start + at + extent.length, WINDOW) - (start + at);
+        else
+            slot->length = left;
+    }
+    return 0;
+}
+
+static int read_source(struct copier *c, struct blk *source, uint64_t start)
+{
+    for (uint64_t at = 0; at < blk_length(source);) {
+        struct slot *slot = take_empty(c);
+        int rc;
+
+        if (slot == NULL)
+            return -ECANCELED;
+        rc = plan_slot(c, source, start, at, slot);
+        if (rc == 0 && slot->kind == SLOT_DATA) {
+            rc = blk_pread(source, at, slot->data, (size_t)slot->length);
+            if (rc == 0)
+                find_zeros(c, slot);
+        }
+        if (rc < 0) {
+            struct err problem;
+
+            if (blk_problem(source, &problem))
+                return err_set(&c->read_err, rc, "error while reading at byte %" PRIu64 ": %s",
+                               start + at, problem.text);
+            return err_set_errno(&c->read_err, rc, "error while reading at byte %" PRIu64,
+                                 start + at);
+        }
+        at += slot->length;
+        hand_over(c);
+    }
+    return 0;
+}
+
+static void *reader_main(void *opaque)
+{
+    struct copier *c = opaque;
+    uint64_t start = 0;
+    struct slot *slot;
+    int rc = 0;
+
+    for (unsigned i = 0; i < c->job->source_count && rc == 0; i++) {
+        rc = read_source(c, c->job->sources[i], start);
+        start += blk_length(c->job->sources[i]);
+    }
+    slot = take_empty(c);
+    c->read_status = rc;
+    if (slot != NULL) {
+        slot->kind = SLOT_END;
+        hand_over(c);
+    }
+    return NULL;
+}
+
+/* ---- writer ---- */
+
+static int write_data(const struct copier *c, const struct slot *slot)
+{
+    struct blk *target = c->job->target;
+    uint64_t blocks = div_round_up(slot->length, c->block);
+
+    for (uint64_t first = 0, end; first < blocks; first = end) {
+        bool used = is_used(slot, first);
+        uint64_t at = first * c->block, length;
+        int rc = 0;
+
+        for (end = first + 1; end < blocks && is_used(slot, end) == used; end++)
+            ;
+        length = min_u64(end * c->block, slot->length) - at;
+        if (used)
+            rc = blk_pwrite(target, slot->offset + at, slot->data + at, (size_t)length);
+        else if (!c->job->target_is_zero)
+            rc = blk_pwrite_zeroes(target, slot->offset + at, length, BLK_REQ_MAY_UNMAP);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int write_slot(const struct copier *c, const struct slot *slot)
+{
+    if (slot->kind == SLOT_DATA)
+        return write_data(c, slot);
+    if (slot->kind == SLOT_ZERO && !c->job->target_is_zero)
+        return blk_pwrite_zeroes(c->job->target, slot->offset, slot->length, BLK_REQ_MAY_UNMAP);
+    return 0;
+}
+
+static int write_all(struct copier *c, struct err *err)
+{
+    for (;;) {
+        struct slot *slot;
+        int rc;
+
+        pthread_mutex_lock(&c->lock);
+        while (c->filled == c->emptied)
+            pthread_cond_wait(&c->moved, &c->lock);
+        pthread_mutex_unlock(&c->lock);
+        slot = &c->slots[c->emptied % SLOTS];
+        if (slot->kind == SLOT_END)
+            return 0;
+        rc = write_slot(c, slot);
+        if (rc == 0)
+            progress_update(c->job->progress, slot->offset + slot->length, c->total);
+        else
+            err_set_errno(err, rc, "error while writing at byte %" PRIu64, slot->offset);
+        pthread_mutex_lock(&c->lock);
+        c->emptied++;
+        c->failed = rc < 0;
+        pthread_cond_signal(&c->moved);
+        pthread_mutex_unlock(&c->lock);
+        if (rc < 0)
+            return rc;
+    }
+}
+
+static uint64_t choose_block(const struct copy_job *job)
+{
+    uint64_t cluster = blk_cluster_size(job->target);
+
+    if (cluster != 0)
+        return cluster;
+    return job->sparse != 0 && job->sparse < RAW_BLOCK ? SECTOR : RAW_BLOCK;
+}
+
+int copy_images(const struct copy_job *job, struct err *err)
+{
+    struct copier c = {.job = job, .block = choose_block(job)};
+    pthread_t reader;
+    int rc = 0;
+
+    for (unsigned i = 0; i < job->source_count; i++)
+        c.total += blk_length(job->sources[i]);
+    for (unsigned i = 0; i < SLOTS; i++) {
+        c.slots[i].data = aligned_alloc(ALIGNMENT, WINDOW);
+        if (c.slots[i].data == NULL)
+            rc = err_set(err, -ENOMEM, "out of memory");
+    }
+    pthread_mutex_init(&c.lock, NULL);
+    pthread_cond_init(&c.moved, NULL);
+    if (rc == 0) {
+        rc = -pthread_create(&reader, NULL, reader_main, &c);
+        if (rc < 0) {
+            err_set_errno(err, rc, "Could not start a thread");
+        } else {
+            rc = write_all(&c, err);
+            pthread_join(reader, NULL);
+            if (rc == 0 && c.read_status < 0)
+                rc = err_set(err, c.read_status, "%s", c.read_err.text);
+        }
+    }
+    pthread_mutex_destroy(&c.lock);
+    pthread_cond_destroy(&c.moved);
+    for (unsigned i = 0; i < SLOTS; i++)
+        free(c.slots[i].data);
+    return rc;
+}

@@ -1,0 +1,186 @@
+/*
+ * rebase_copy.c - finds where two chains differ below an overlay.
+ *
+ * What need not be read is not read: ranges that are zero in both chains, and ranges that both take
+ * from the same place of the same file (a rebase within one chain). The rest is read from both and
+ * compared cluster by cluster of the overlay.
+ */
+#include "rebase_copy.h"
+
+#include "checked.h"
+#include "zero.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK = 2 << 20, ALIGNMENT = 4096, DEFAULT_UNIT = 65536 };
+
+struct comparison {
+    struct blk *overlay;
+    struct blk *old_base, *new_base; /* NULL: none */
+    uint64_t unit;                   /* what is compared and copied as a whole */
+    unsigned char *old_data, *new_data;
+    /* The pair of layers that same_layer() looked at last. */
+    const struct blk *layer_a, *layer_b;
+    bool layers_same;
+};
+
+static bool is_zero_kind(const struct blk_extent *extent)
+{
+    return extent->kind == BLK_EXTENT_ZERO || extent->kind == BLK_EXTENT_UNALLOCATED;
+}
+
+/* blk_map() for a chain that may be missing or shorter: zeros there. */
+static int map_below(struct blk *base, uint64_t offset, uint64_t length, struct blk_extent *extent)
+{
+    uint64_t end = base != NULL ? blk_length(base) : 0;
+
+    if (offset >= end) {
+        *extent = (struct blk_extent){.kind = BLK_EXTENT_UNALLOCATED, .length = length};
+        return 0;
+    }
+    return blk_map(base, offset, min_u64(length, end - offset), 0, extent);
+}
+
+static int read_below(struct blk *base, uint64_t offset, unsigned char *buf, size_t length)
+{
+    uint64_t end = base != NULL ? blk_length(base) : 0;
+    size_t inside = offset < end ? (size_t)min_u64(length, end - offset) : 0;
+
+    memset(buf + inside, 0, length - inside);
+    return inside > 0 ? blk_pread(base, offset, buf, inside) : 0;
+}
+
+static struct blk *layer_at(struct blk *blk, unsigned depth)
+{
+    for (; blk != NULL && depth > 0; depth--)
+        blk = blk_backing(blk);
+    return blk;
+}
+
+static bool same_layer(struct comparison *c, const struct blk_extent *a, const struct blk_extent *b)
+{
+    const struct blk *la = layer_at(c->old_base, a->depth);
+    const struct blk *lb = layer_at(c->new_base, b->depth);
+
+    if (la == NULL || lb == NULL)
+        return false;
+    if (la != c->layer_a || lb != c->layer_b) {
+        c->layer_a = la;
+        c->layer_b = lb;
+        c->layers_same = img_same_file(blk_path(la), blk_path(lb));
+    }
+    return c->layers_same;
+}
+
+static bool same_storage(struct comparison *c, const struct blk_extent *a,
+                         const struct blk_extent *b)
+{
+    return a->kind == BLK_EXTENT_DATA && b->kind == BLK_EXTENT_DATA && a->has_host_offset &&
+           b->has_host_offset && a->host_offset == b->host_offset && same_layer(c, a, b);
+}
+
+static int write_old(struct comparison *c, uint64_t offset, const unsigned char *data,
+                     size_t length)
+{
+    if (buffer_is_zero(data, length))
+        return blk_pwrite_zeroes(c->overlay, offset, length, BLK_REQ_MAY_UNMAP);
+    return blk_pwrite(c->overlay, offset, data, length);
+}
+
+/* Compares one chunk and copies each run of units that differ. */
+static int copy_chunk(struct comparison *c, uint64_t offset, size_t length, struct err *err)
+{
+    size_t run = 0, at = 0; /* [run, at) differs */
+    int rc = read_below(c->old_base, offset, c->old_data, length);
+
+    if (rc == 0)
+        rc = read_below(c->new_base, offset, c->new_data, length);
+    if (rc < 0)
+        return err_set_errno(err, rc, "error while reading at byte %" PRIu64, offset);
+    while (at < length && rc == 0) {
+        uint64_t unit_end = align_down(offset + at, c->unit) + c->unit;
+        size_t end = (size_t)min_u64(unit_end - offset, length);
+        bool same = memcmp(c->old_data + at, c->new_data + at, end - at) == 0;
+
+        if (same && at > run)
+            rc = write_old(c, offset + run, c->old_data + run, at - run);
+        at = end;
+        if (same)
+            run = at;
+    }
+    if (rc == 0 && at > run)
+        rc = write_old(c, offset + run, c->old_data + run, at - run);
+    if (rc < 0)
+        return err_set_errno(err, rc, "error while writing at byte %" PRIu64, offset);
+    return 0;
+}
+
+/* One step within a range that the overlay does not hold: *length shrinks to what was dealt with. */
+static int copy_step(struct comparison *c, uint64_t offset, uint64_t *length, struct err *err)
+{
+    struct blk_extent old_extent, new_extent;
+    int rc = map_below(c->old_base, offset, *length, &old_extent);
+
+    if (rc == 0)
+        rc = map_below(c->new_base, offset, *length, &new_extent);
+    if (rc < 0)
+        return err_set_errno(err, rc, "error while reading image metadata at byte %" PRIu64,
+                             offset);
+    *length = min_u64(*length, min_u64(old_extent.length, new_extent.length));
+    if (is_zero_kind(&old_extent) && is_zero_kind(&new_extent))
+        return 0;
+    if (same_storage(c, &old_extent, &new_extent))
+        return 0;
+    *length = min_u64(*length, CHUNK - offset % CHUNK);
+    return copy_chunk(c, offset, (size_t)*length, err);
+}
+
+static int copy_all(struct comparison *c, struct progress *progress, struct err *err)
+{
+    uint64_t total = blk_length(c->overlay);
+
+    for (uint64_t offset = 0; offset < total;) {
+        struct blk_extent extent;
+        uint64_t length;
+        int rc = blk_map(c->overlay, offset, total - offset, BLK_MAP_TOP_ONLY, &extent);
+
+        if (rc < 0)
+            return err_set_errno(err, rc, "error while reading image metadata at byte %" PRIu64,
+                                 offset);
+        length = extent.length;
+        if (extent.kind == BLK_EXTENT_UNALLOCATED) {
+            rc = copy_step(c, offset, &length, err);
+            if (rc < 0)
+                return rc;
+        }
+        offset += length;
+        progress_update(progress, offset, total);
+    }
+    return 0;
+}
+
+int rebase_copy(struct blk *overlay, struct blk *new_base, struct progress *progress,
+                struct err *err)
+{
+    unsigned cluster_size = blk_cluster_size(overlay);
+    struct comparison c = {
+        .overlay = overlay,
+        .old_base = blk_backing(overlay),
+        .new_base = new_base,
+        .unit = cluster_size != 0 ? cluster_size : DEFAULT_UNIT,
+        .old_data = aligned_alloc(ALIGNMENT, CHUNK),
+        .new_data = aligned_alloc(ALIGNMENT, CHUNK),
+    };
+    int rc;
+
+    if (c.old_data == NULL || c.new_data == NULL)
+        rc = err_set(err, -ENOMEM, "out of memory");
+    else
+        rc = copy_all(&c, progress, err);
+    free(c.old_data);
+    free(c.new_data);
+    return rc;
+}
