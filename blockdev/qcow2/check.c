@@ -94,10 +94,11 @@ static int refuse_rebuild(struct check *c, struct err *err)
 static int check_refcounts(struct check *c, struct err *err)
 {
     struct blk_check_result *r = c->result;
-    uint64_t elsewhere, found_corruptions, found_leaks;
+    uint64_t elsewhere, errors_elsewhere, found_corruptions, found_leaks;
     int rc = check_walk_image(c);
 
     elsewhere = r->corruptions;
+    errors_elsewhere = r->check_errors;
     if (rc == 0)
         rc = check_count_refblocks(c);
     if (rc == 0 && !c->needs_rebuild)
@@ -115,6 +116,7 @@ static int check_refcounts(struct check *c, struct err *err)
     if ((c->fix & BLK_FIX_ERRORS) == 0)
         return refuse_rebuild(c, err);
     check_say(c, "Rebuilding refcount structure");
+    r->check_errors = errors_elsewhere;
     rc = check_rebuild(c);
     if (rc == 0)
         rc = check_compare(c, 0);

@@ -13,6 +13,17 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+/* Once all refcounts are right, the flags can only follow them: that much `-r leaks` does too, because
+ * a leak that was repaired may leave a refcount of one. */
+static bool may_repair(const struct check *c)
+{
+    const struct blk_check_result *r = c->result;
+
+    if (c->fix & BLK_FIX_ERRORS)
+        return true;
+    return c->fix != 0 && r->corruptions == 0 && r->leaks == 0 && r->check_errors == 0;
+}
+
 /* Whether the flag in `entry` is wrong. A refcount that cannot be read says nothing. */
 static bool is_wrong(struct check *c, uint64_t entry, uint64_t *refcount)
 {
@@ -32,9 +43,8 @@ static void report_wrong(struct check *c, bool repair)
 }
 
 /* Puts the flags of one L2 table right; the range of entries that changed is written at once. */
-static int check_l2(struct check *c, uint64_t table, unsigned char *buf)
+static int check_l2(struct check *c, uint64_t table, unsigned char *buf, bool repair)
 {
-    bool repair = (c->fix & BLK_FIX_ERRORS) != 0;
     uint64_t first = UINT64_MAX, last = 0, refcount;
     int rc = file_pread(c->file, table, buf, c->cluster_size);
 
@@ -66,7 +76,7 @@ static int check_l2(struct check *c, uint64_t table, unsigned char *buf)
 int check_copied_flags(struct check *c)
 {
     const struct qcow2_header *h = &c->header;
-    bool repair = (c->fix & BLK_FIX_ERRORS) != 0;
+    bool repair = may_repair(c);
     unsigned char *buf = malloc(c->cluster_size);
     uint64_t *l1 = NULL;
     uint64_t refcount;
@@ -93,7 +103,7 @@ int check_copied_flags(struct check *c)
             }
         }
         if (rc == 0)
-            rc = check_l2(c, table, buf);
+            rc = check_l2(c, table, buf, repair);
     }
     free(l1);
     free(buf);

@@ -104,15 +104,13 @@ int check_count_refblocks(struct check *c)
     return rc;
 }
 
-/* Where the refcount block lies, 0 when there is none that could be read. */
+/* Where the refcount block lies, 0 when there is none inside the file. Reserved bits do not matter. */
 static uint64_t block_offset(const struct check *c, uint64_t index)
 {
     uint64_t offset = index < c->reftable_entries ? c->reftable[index] : 0;
 
-    if ((offset & QCOW2_REFTABLE_RESERVED) != 0 || !is_aligned(offset, c->cluster_size) ||
-        offset >> c->cluster_bits >= c->file_clusters)
-        return 0;
-    return offset;
+    offset &= ~QCOW2_REFTABLE_RESERVED;
+    return offset >> c->cluster_bits < c->file_clusters ? offset : 0;
 }
 
 int check_flush_block(struct check *c)
@@ -138,7 +136,9 @@ int check_get_refcount(struct check *c, uint64_t cluster, uint64_t *refcount)
         if (rc < 0)
             return rc;
         c->block_index = index;
-        c->block_status = file_pread(c->file, offset, c->block, c->cluster_size);
+        c->block_status = is_aligned(offset, c->cluster_size)
+                              ? file_pread(c->file, offset, c->block, c->cluster_size)
+                              : -EIO;
     }
     if (c->block_status == 0)
         *refcount =
@@ -197,7 +197,7 @@ static int compare_one(struct check *c, unsigned fix, uint64_t cluster, uint64_t
 
 int check_compare(struct check *c, unsigned fix)
 {
-    uint64_t end = 0;
+    uint64_t end = 1; /* the header */
     int rc = 0;
 
     c->block_index = UINT64_MAX;
