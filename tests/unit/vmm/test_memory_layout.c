@@ -9,6 +9,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -127,6 +130,45 @@ static void huge_pages_are_a_wish(void **state)
     memory_destroy(&memory);
 }
 
+/* A page of guest memory that the host cannot provide when a device touches it. */
+static void a_bus_error_in_guest_memory_ends_the_process_with_one_line(void **state)
+{
+    int pipes[2], status;
+    char text[512];
+    ssize_t n;
+    pid_t child;
+
+    (void)state;
+    assert_int_equal(pipe(pipes), 0);
+    child = fork();
+    if (child == 0) {
+        int empty = memfd_create("empty", MFD_CLOEXEC);
+        struct memory memory;
+        volatile char *page;
+
+        dup2(pipes[1], STDERR_FILENO);
+        if (memory_create(&memory, 32 * MIB, false, NULL) < 0)
+            _exit(99);
+        memory_guard(&memory);
+        page = guestmem_ptr(&memory.map, MIB, 4096);
+        if (mmap((void *)page, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty, 0) ==
+            MAP_FAILED)
+            _exit(99);
+        *page = 1;
+        _exit(98);
+    }
+    close(pipes[1]);
+    n = read(pipes[0], text, sizeof(text) - 1);
+    close(pipes[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 2);
+    assert_true(n > 0);
+    text[n] = '\0';
+    assert_non_null(strstr(text, "guest memory failed"));
+    assert_ptr_equal(strchr(text, '\n'), text + n - 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -134,6 +176,7 @@ int main(void)
         cmocka_unit_test(the_memory_map_is_sorted_disjoint_and_complete),
         cmocka_unit_test(sizes_that_no_guest_can_have_are_refused),
         cmocka_unit_test(huge_pages_are_a_wish),
+        cmocka_unit_test(a_bus_error_in_guest_memory_ends_the_process_with_one_line),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
