@@ -2,7 +2,7 @@
 # DIFF_TESTS: programs that speak TAP; `make check` runs them.
 
 ORACLE_SRC := $(wildcard tests/diff/*.c)
-DIFF_TESTS += $(BUILD)/tests/diff/oracle
+DIFF_TESTS := $(BUILD)/tests/diff/oracle
 TEST_TOOLS := $(BUILD)/tests/tools/blkio
 
 $(BUILD)/tests/diff/%.o: INC = $(INC_base) -Iblockdev/include

@@ -26,10 +26,7 @@ deps:
 ##  make check-tsan      the same under ThreadSanitizer (build-tsan/)
 ##  make lint            formatters and static checkers
 #
-# A program for tests/diff is a shell test, or a C program test_*.c linked with the block engine.
-DIFF_TESTS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/diff/test_*.c))
-$(DIFF_TESTS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcmocka
+# A program for tests/diff is a shell test, or one of DIFF_TESTS (tests/diff.mk).
 
 # A shell script is a test when it is executable; the others are sourced by tests.
 scripts = $(sort $(shell find tests/$(1) -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null))
