@@ -11,11 +11,11 @@
  *   "compare FILE"        expects the device to equal a flat file (which is zero past its end)
  *   "resize LENGTH"  "length"  "empty"
  *   "hold"                says "holding" and waits until standard input ends
- *   "batch"               reads commands from standard input, one a line, until it ends
- *   "journal SEED COUNT"  random whole-sector writes with flushes, each flush acknowledged on
- * standard output (see journal() below); "replay SEED UPTO" checks what was acknowledged Sizes take
- * suffixes. Exit status: 0; 1 a command or the open failed, with one line on standard error; 2
- * usage.
+ *   "batch"               reads commands from standard input, one a line, until it ends, and
+ * answers each with "ok" or "failed: REASON" on standard output "journal SEED COUNT"  random
+ * whole-sector writes with flushes, each flush acknowledged on standard output (see journal()
+ * below); "replay SEED UPTO" checks what was acknowledged Sizes take suffixes. Exit status: 0; 1 a
+ * command or the open failed, with one line on standard error; 2 usage.
  */
 #include "blockdev.h"
 #include "checked.h"
@@ -35,12 +35,6 @@ enum { CHUNK = 1 << 20, MAX_WORDS = 5 };
 
 static uint8_t buffer[CHUNK];
 static uint8_t expected[CHUNK];
-
-static int complain(const char *command, int code)
-{
-    log_error("%s: %s", command, strerror(-code));
-    return code;
-}
 
 static void make_bytes(bool is_sequence, uint64_t value, uint64_t offset, uint8_t *out,
                        size_t length)
@@ -164,20 +158,25 @@ static int make_empty(struct blk *blk)
     return ret;
 }
 
-static int run_command(struct blk *blk, const char *text);
+static int dispatch(struct blk *blk, const char *text);
 
 static int batch(struct blk *blk)
 {
     char line[512];
-    int ret = 0;
 
-    while (ret >= 0 && fgets(line, sizeof(line), stdin)) {
+    while (fgets(line, sizeof(line), stdin)) {
+        int ret;
+
         line[strcspn(line, "\n")] = '\0';
-        if (line[0]) {
-            ret = run_command(blk, line);
+        ret = dispatch(blk, line);
+        if (ret < 0) {
+            printf("failed: %s\n", strerror(-ret));
+        } else {
+            puts("ok");
         }
+        fflush(stdout);
     }
-    return ret;
+    return 0;
 }
 
 struct words {
@@ -202,7 +201,7 @@ static void split(struct words *words, const char *text)
     }
 }
 
-static int dispatch(struct blk *blk, const struct words *w)
+static int dispatch_words(struct blk *blk, const struct words *w)
 {
     const char *name = w->count ? w->word[0] : "";
     const uint64_t *n = w->number;
@@ -245,14 +244,12 @@ static int dispatch(struct blk *blk, const struct words *w)
     return -ENOSYS;
 }
 
-static int run_command(struct blk *blk, const char *text)
+static int dispatch(struct blk *blk, const char *text)
 {
     struct words words;
-    int ret;
 
     split(&words, text);
-    ret = dispatch(blk, &words);
-    return ret < 0 ? complain(text, ret) : 0;
+    return dispatch_words(blk, &words);
 }
 
 static int usage(void)
@@ -320,7 +317,10 @@ int main(int argc, char **argv)
         return 1;
     }
     for (int i = optind + 1; ret >= 0 && i < argc; i++) {
-        ret = run_command(blk, argv[i]);
+        ret = dispatch(blk, argv[i]);
+        if (ret < 0) {
+            log_error("%s: %s", argv[i], strerror(-ret));
+        }
     }
     closed = blk_close(blk, &err);
     if (closed < 0 && ret >= 0) {

@@ -1,0 +1,15 @@
+# `make bench` prints a table of measurements; QUICK=1 for a fast, rough one. Nothing here is a test.
+
+BENCH_TOOLS := $(BUILD)/tests/bench/enginebench
+
+$(BUILD)/tests/bench/%.o: INC = $(INC_base) -Iblockdev/include
+
+$(BENCH_TOOLS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+##> Measuring
+##  make bench           speed and memory beside QEMU and the machine's own limit; QUICK=1: roughly
+bench: all $(BENCH_TOOLS)
+	@QUICK=$(QUICK) python3 tests/bench/bench.py $(abspath $(BUILD))
+
+.PHONY: bench

@@ -1,0 +1,258 @@
+#!/usr/bin/env python3
+"""make bench: one table of measurements, ours beside QEMU's tools and the machine's own limit.
+
+Each row is measured in interleaved rounds (ours, peer, limit, ours, ...), so that a busy moment hits
+all sides; the table shows medians. A ratio above 1 means that ours is better. QEMU gets the best of the
+asynchronous I/O engines that its qemu-img has for a page-cached file. BENCH_DIR says where the images
+lie (default: TMPDIR or /tmp); QUICK=1 measures less.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+QUICK = os.environ.get("QUICK", "") not in ("", "0")
+ROUNDS = 3 if QUICK else 7
+MIB = 1024 * 1024
+IMAGE = (128 if QUICK else 512) * MIB
+READS = 20000 if QUICK else 100000
+WRITES = IMAGE // 65536
+# Odd in units of 4 KiB: visits every block once, far from the last one.
+STRIDE = 4096 * 20011
+
+
+class Skip(Exception):
+    pass
+
+
+def sh(*argv, **options):
+    return subprocess.run([str(a) for a in argv], check=True, capture_output=True, text=True,
+                          **options).stdout
+
+
+def timed(*argv):
+    """(wall seconds, CPU seconds, max RSS in KiB) of a process."""
+    start = time.perf_counter()
+    with open(os.devnull, "w") as null:
+        process = subprocess.Popen([str(a) for a in argv], stdout=null, stderr=subprocess.PIPE)
+    complaint = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    if process.returncode != 0:
+        raise Skip("%s: status %d: %s" % (pathlib.Path(argv[0]).name, process.returncode,
+                                          complaint.decode().strip()[-120:]))
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+
+
+class Bench:
+    def __init__(self, build, work):
+        self.work = work
+        self.img = build / "minivmm-img"
+        self.vmm = build / "minivmm"
+        self.engine = build / "tests/bench/enginebench"
+        self.guests = build / "guest"
+        self.aio = {}
+
+    # ---- images ----
+
+    def path(self, name):
+        return self.work / name
+
+    def prepare(self):
+        base = self.path("base.raw")
+        with open(base, "wb") as file:
+            for _ in range(IMAGE // MIB):
+                file.write(os.urandom(MIB))
+        sh("qemu-img", "convert", "-O", "qcow2", base, self.path("base.qcow2"))
+        self.overlay("overlay.qcow2", "base.qcow2")
+        below = "base.qcow2"
+        for i in range(1, 101):
+            name = "chain%d.qcow2" % i
+            self.overlay(name, below)
+            below = name
+        for name in ("ours", "peer"):
+            self.overlay("warm-%s.qcow2" % name, "base.qcow2")
+            sh("qemu-img", "bench", "-f", "qcow2", "-w", "-c", IMAGE // MIB, "-s", MIB, "-d", 4,
+               self.path("warm-%s.qcow2" % name))
+
+    def overlay(self, name, backing):
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", self.path(backing), "-F", "qcow2", path)
+        return path
+
+    # ---- engine requests ----
+
+    def engine_seconds(self, args, image):
+        return float(sh(self.engine, *args, image))
+
+    def limit_seconds(self, args, image):
+        return float(sh(self.engine, "--limit", *args, image))
+
+    def qemu_seconds(self, args, image, aio):
+        text = sh("qemu-img", "bench", "-f", "qcow2", "-t", "writeback", "-i", aio, *args, image)
+        return float(re.search(r"in ([0-9.]+) seconds", text).group(1))
+
+    def requests(self, count, depth, size, step, write=False, image="overlay.qcow2", cold=False):
+        """One row of requests: rates in requests per second."""
+        args = ["-c", count, "-d", depth, "-s", size, "-S", step] + (["-w"] if write else [])
+
+        def target(who):
+            if cold:
+                return self.overlay("cold-%s.qcow2" % who, "base.qcow2")
+            return self.path(image if not write else "warm-%s.qcow2" % who)
+
+        def best_aio():
+            times = {}
+            for aio in ("threads", "io_uring"):
+                try:
+                    times[aio] = self.qemu_seconds(args, target("peer"), aio)
+                except subprocess.CalledProcessError:
+                    continue
+            return min(times, key=times.get)
+
+        aio = best_aio()
+        ours, peer, limit = [], [], []
+        for _ in range(ROUNDS):
+            ours.append(count / self.engine_seconds(args, target("ours")))
+            peer.append(count / max(self.qemu_seconds(args, target("peer"), aio), 0.001))
+            limit.append(count / self.limit_seconds(args, self.path("base.raw")))
+        return ours, peer, limit, "QEMU with aio=%s" % aio
+
+    # ---- whole commands ----
+
+    def commands(self, ours, peer, limit=None, before=None, index=0):
+        """A row of processes: index 0 wall seconds, 1 CPU seconds, 2 max RSS."""
+        results = ([], [], [])
+        for _ in range(ROUNDS):
+            for row, argv in zip(results, (ours, peer, limit)):
+                if argv:
+                    if before:
+                        before()
+                    row.append(timed(*argv)[index])
+        return results[0], results[1], results[2], ""
+
+    def create(self):
+        out = self.path("created.qcow2")
+        args = ["create", "-f", "qcow2", "-b", self.path("base.qcow2"), "-F", "qcow2", out]
+        return self.commands([self.img] + args, ["qemu-img"] + args,
+                             before=lambda: out.unlink(missing_ok=True))
+
+    def convert(self, source, source_format, out_format):
+        out = self.path("converted")
+        args = ["convert", "-f", source_format, "-O", out_format, self.path(source), out]
+        return self.commands([self.img] + args, ["qemu-img"] + args,
+                             ["cp", "--sparse=never", "--reflink=never", self.path(source), out],
+                             before=lambda: out.unlink(missing_ok=True))
+
+    def check(self):
+        args = ["check", "-f", "qcow2", self.path("warm-ours.qcow2")]
+        return self.commands([self.img] + args, ["qemu-img"] + args)
+
+    def commit(self):
+        base, top = self.path("commit-base.qcow2"), self.path("commit-top.qcow2")
+        filled = self.path("commit-filled.qcow2")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", base, "%d" % IMAGE)
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", filled)
+        sh("qemu-img", "bench", "-f", "qcow2", "-w", "-c", IMAGE // MIB // 2, "-s", MIB, "-d", 4,
+           filled)
+
+        def before():
+            shutil.copyfile(filled, top)
+            base.unlink()
+            sh("qemu-img", "create", "-q", "-f", "qcow2", base, "%d" % IMAGE)
+
+        args = ["commit", "-f", "qcow2", top]
+        return self.commands([self.img] + args, ["qemu-img"] + args, before=before)
+
+    def open_chain(self, depth, index=0, count=1):
+        args = ["-c", count, "-d", 1, "-S", STRIDE, self.path("chain%d.qcow2" % depth)]
+        return self.commands([self.engine] + args, ["qemu-img", "bench", "-f", "qcow2"] + args,
+                             index=index)
+
+
+def rows(bench):
+    def kilo(value):
+        return "%.1f k/s" % (value / 1000)
+
+    def rate(value):
+        return "%.2f GB/s" % (value * MIB / 1e9)
+
+    def millis(value):
+        return "%.1f ms" % (value * 1000)
+
+    def mebis(value):
+        return "%.1f MiB" % (value / 1024)
+
+    def random(count, depth, **more):
+        return lambda: bench.requests(count, depth, 4096, STRIDE, **more)
+
+    up, down = True, False
+    return [
+        ("4K random read, overlay on full base, depth 32", kilo, up, random(READS, 32)),
+        ("4K random read, overlay on full base, depth 1", kilo, up, random(READS // 2, 1)),
+        ("4K random read, chain of 10, depth 32", kilo, up,
+         random(READS, 32, image="chain10.qcow2")),
+        ("4K random read, chain of 100, depth 32", kilo, up,
+         random(READS, 32, image="chain100.qcow2")),
+        ("4K random write, warm overlay, depth 32", kilo, up, random(READS, 32, write=True)),
+        ("4K random write, cold overlay, depth 32", kilo, up,
+         random(WRITES, 32, write=True, cold=True)),
+        ("1M sequential read, depth 4", rate, up,
+         lambda: bench.requests(IMAGE // MIB * 4, 4, MIB, MIB)),
+        ("open a chain of 100", millis, down, lambda: bench.open_chain(100)),
+        ("memory, chain of 1 after reads", mebis, down,
+         lambda: bench.open_chain(1, index=2, count=20000)),
+        ("memory, chain of 100 after reads", mebis, down,
+         lambda: bench.open_chain(100, index=2, count=20000)),
+        ("create an overlay", millis, down, bench.create),
+        ("convert raw to qcow2", millis, down, lambda: bench.convert("base.raw", "raw", "qcow2")),
+        ("convert qcow2 to raw", millis, down,
+         lambda: bench.convert("base.qcow2", "qcow2", "raw")),
+        ("check", millis, down, bench.check),
+        ("commit half of the disk", millis, down, bench.commit),
+    ]
+
+
+def print_row(name, show, higher_is_better, measure):
+    try:
+        ours, peer, limit, note = measure()
+    except Skip as reason:
+        print("%-48s %12s %12s %7s %12s  %s" % (name, "n/a", "n/a", "", "", reason), flush=True)
+        return
+    except subprocess.CalledProcessError as problem:
+        print("%-48s failed: %s" % (name, (problem.stderr or str(problem)).strip()), flush=True)
+        return
+    o, p, l = (statistics.median(v) if v else None for v in (ours, peer, limit))
+    ratio = "" if o is None or p is None else "%.2f" % (o / p if higher_is_better else p / o)
+    print("%-48s %12s %12s %7s %12s  %s" % (name, show(o) if o is not None else "n/a",
+                                           show(p) if p is not None else "n/a", ratio,
+                                           show(l) if l is not None else "", note), flush=True)
+
+
+def main():
+    build = pathlib.Path(sys.argv[1])
+    only = sys.argv[2] if len(sys.argv) > 2 else ""
+    work = pathlib.Path(tempfile.mkdtemp(prefix="minivmm-bench.", dir=os.environ.get("BENCH_DIR")))
+    try:
+        bench = Bench(build, work)
+        print("medians of %d interleaved runs, page cache warm, %d MiB images; ratio > 1: ours is "
+              "better" % (ROUNDS, IMAGE // MIB))
+        print("%-48s %12s %12s %7s %12s" % ("", "ours", "QEMU", "ratio", "limit"), flush=True)
+        bench.prepare()
+        for name, show, higher_is_better, measure in rows(bench):
+            if only in name:
+                print_row(name, show, higher_is_better, measure)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+main()
