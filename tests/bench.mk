@@ -1,6 +1,6 @@
 # `make bench` prints a table of measurements; QUICK=1 for a fast, rough one. Nothing here is a test.
 
-BENCH_TOOLS := $(BUILD)/tests/bench/enginebench
+BENCH_TOOLS := $(BUILD)/tests/bench/enginebench $(BUILD)/tests/bench/measure
 
 $(BUILD)/tests/bench/%.o: INC = $(INC_base) -Iblockdev/include
 
