@@ -382,25 +382,27 @@ void actor_run(struct actor *actor, uint64_t ops)
     wait_all(actor);
 }
 
-void actor_print_history(const struct actor *actor)
+static bool is_near(const struct actor *actor, const struct op_record *r)
 {
     uint64_t bad = align_down(actor->run->bad_offset, actor->run->unit);
+
+    return r->op != BLK_FLUSH && ranges_overlap(r->offset, r->length, bad, actor->run->unit);
+}
+
+void actor_print_history(const struct actor *actor)
+{
+    enum { SHOWN = 24 };
     unsigned long first =
         actor->history_count > ACTOR_HISTORY ? actor->history_count - ACTOR_HISTORY : 0;
     unsigned long near = 0;
 
     for (unsigned long i = first; i < actor->history_count; i++) {
-        const struct op_record *r = &actor->history[i % ACTOR_HISTORY];
-
-        near += r->op == BLK_FLUSH || ranges_overlap(r->offset, r->length, bad, actor->run->unit);
+        near += is_near(actor, &actor->history[i % ACTOR_HISTORY]);
     }
     for (unsigned long i = first; i < actor->history_count; i++) {
         const struct op_record *r = &actor->history[i % ACTOR_HISTORY];
 
-        if (r->op != BLK_FLUSH && !ranges_overlap(r->offset, r->length, bad, actor->run->unit)) {
-            continue;
-        }
-        if (near-- <= 24) {
+        if (is_near(actor, r) && near-- <= SHOWN) {
             printf("#   op %llu: %s %llu+%llu%s\n", (unsigned long long)r->number,
                    op_name(r->op, r->flags), (unsigned long long)r->offset,
                    (unsigned long long)r->length, r->flags & BLK_REQ_FUA ? " fua" : "");

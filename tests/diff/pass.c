@@ -58,6 +58,7 @@ static void *worker_main(void *opaque)
     return NULL;
 }
 
+/* The requests, and then a look at the whole device. */
 static void run_workers(struct run *run, struct rng *rng, unsigned threads, uint64_t ops)
 {
     struct worker *workers = calloc(threads, sizeof(*workers));
@@ -89,6 +90,9 @@ static void run_workers(struct run *run, struct rng *rng, unsigned threads, uint
         for (unsigned i = 0; i < started; i++) {
             pthread_join(workers[i].thread, NULL);
         }
+    }
+    if (!atomic_load(&run->failed)) {
+        run_compare_all(run);
     }
     for (unsigned i = 0; i < threads; i++) {
         if (atomic_load(&run->failed)) {
@@ -179,7 +183,6 @@ int pass_requests(struct chain *chain, struct rng *rng, unsigned threads, uint64
         run_workers(&run, rng, threads, ops);
     }
     if (!atomic_load(&run.failed)) {
-        run_compare_all(&run);
         check_map(&run, chain);
     }
     return run_finish(&run, err);
