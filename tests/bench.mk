@@ -5,7 +5,7 @@ BENCH_TOOLS := $(BUILD)/tests/bench/enginebench $(BUILD)/tests/bench/measure
 $(BUILD)/tests/bench/%.o: INC = $(INC_base) -Iblockdev/include
 
 $(BENCH_TOOLS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 ##> Measuring
 ##  make bench           speed and memory beside QEMU and the machine's own limit; QUICK=1: roughly

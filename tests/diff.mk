@@ -9,10 +9,10 @@ $(BUILD)/tests/diff/%.o: INC = $(INC_base) -Iblockdev/include
 $(BUILD)/tests/tools/%.o: INC = $(INC_base) -Iblockdev/include
 
 $(BUILD)/tests/diff/oracle: $(call obj,$(ORACLE_SRC)) $(LIB_BLOCKDEV)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 $(BUILD)/tests/tools/blkio: $(call obj,tests/tools/blkio.c tests/tools/journal.c) $(LIB_BLOCKDEV)
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 test-tools: $(TEST_TOOLS)
 test-diff test-e2e: test-tools
