@@ -55,7 +55,11 @@ for options in cluster_size=64k cluster_size=4k cluster_size=512 compat=0.10,clu
     expect "$options: and it can be flushed" flush ok
     expect "$options: the later write is there" "verify 4 14M 512K" ok
     eval "exec ${ENGINE[1]}>&-"
-    check "$options: the image closes cleanly" wait "$pid"
+    if wait "$pid"; then
+        pass "$options: the image closes cleanly"
+    else
+        fail "$options: the image closes cleanly"
+    fi
     qemu-img check -q -f qcow2 top.qcow2
     status=$?
     case $status in

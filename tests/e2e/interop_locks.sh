@@ -34,6 +34,21 @@ hold_theirs() {
     fail "qemu-io opens $*"
 }
 
+# The same with a whole QEMU machine, which unlike qemu-io locks the base of its disk against writers.
+hold_machine() {
+    coproc THEIRS { exec qemu-system-x86_64 -M microvm -accel tcg -S -display none -nodefaults \
+        -no-user-config -monitor stdio -drive "file=$1,format=qcow2,if=none,id=d" \
+        -device virtio-blk-device,drive=d 2>&1; }
+    holder=$!
+    echo 'info status' >&"${THEIRS[1]}"
+    while read -r line <&"${THEIRS[0]}"; do
+        case $line in
+        *'VM status'*) return ;;
+        esac
+    done
+    fail "QEMU runs with $*"
+}
+
 release_theirs() {
     echo quit >&"${THEIRS[1]}"
     wait "$holder"
@@ -59,9 +74,13 @@ hold_theirs -f qcow2 theirs.qcow2
 refuse_naming "an image that QEMU writes is refused for writing" theirs.qcow2 "$blkio" theirs.qcow2
 refuse_naming "an image that QEMU writes is refused for reading" theirs.qcow2 "$blkio" -r theirs.qcow2
 check "an image that QEMU writes opens with force-share" "$blkio" -U theirs.qcow2 length
-refuse_naming "a base below QEMU's overlay is refused for writing" base.raw "$blkio" -f raw base.raw
-check "a base below QEMU's overlay may be read" "$blkio" -f raw -r base.raw length
-check "an overlay on the base that QEMU uses may be written" "$blkio" ours.qcow2 "write 1 0 64K" flush
+release_theirs
+
+hold_machine theirs.qcow2
+refuse_naming "the disk of a QEMU machine is refused" theirs.qcow2 "$blkio" theirs.qcow2
+refuse_naming "the base below it is refused for writing" base.raw "$blkio" -f raw base.raw
+check "the base below it may be read" "$blkio" -f raw -r base.raw length
+check "another overlay on that base may be written" "$blkio" ours.qcow2 "write 1 0 64K" flush
 release_theirs
 
 hold_theirs -r -f qcow2 theirs.qcow2
@@ -93,6 +112,6 @@ release_ours
 
 hold_ours ours.qcow2
 kill -9 "$holder"
-wait "$holder" 2>/dev/null
+{ wait "$holder"; } 2>/dev/null
 check "the locks of a killed process are gone" qemu-io -f qcow2 -c "write 0 512" ours.qcow2
 finish
