@@ -87,7 +87,10 @@ static void serve_all(struct queue_thread *qt)
 static void *queue_main(void *arg)
 {
     struct queue_thread *qt = arg;
+    char name[16];
 
+    snprintf(name, sizeof(name), "%.10s-q%u", qt->dev->name, qt->index % 100);
+    pthread_setname_np(pthread_self(), name);
     for (;;) {
         struct epoll_event events[3];
 
@@ -101,7 +104,6 @@ static void *queue_main(void *arg)
 int queue_thread_start(struct queue_thread *qt)
 {
     sigset_t all, old;
-    char name[16];
     int ret;
 
     atomic_store(&qt->stopping, false);
@@ -114,8 +116,6 @@ int queue_thread_start(struct queue_thread *qt)
     if (ret < 0)
         return ret;
     qt->running = true;
-    snprintf(name, sizeof(name), "%.10s-q%u", qt->dev->name, qt->index % 100);
-    pthread_setname_np(qt->thread, name);
     return 0;
 }
 

@@ -2,7 +2,7 @@
  * The device's side of a split virtqueue.
  *
  * Memory order. The rings are shared with vCPUs that run at the same time. Four pairs matter; the
- * other half of each is the driver's duty (VIRTIO 1.2 sections 2.7.7, 2.7.8, 2.7.13).
+ * other half of each is the driver's duty (VIRTIO 1.2 sections 2.7.7, 2.7.10, 2.7.13, 2.7.14).
  *
  *  A. load avail->idx (acquire)    before  load avail->ring[], descriptors, buffers.
  *     The driver stores those first and avail->idx last.
@@ -23,7 +23,7 @@
  *
  * Reading a chain. Each descriptor is copied once and only the copy is used; the driver may rewrite
  * the original meanwhile to no effect. Rules whose violation breaks the queue:
- *  1. avail->idx runs at most `size` ahead of what was taken (2.7.6, 2.7.13.3).
+ *  1. avail->idx runs at most `size` ahead of what was taken and never goes back (2.7.6.1).
  *  2. A head or next index is below the size of its table (2.7.5).
  *  3. A chain has at most `size` descriptors, in the ring and its indirect table together; a loop
  *     ends here (2.7.5.2, 2.7.5.3.1).
@@ -56,13 +56,13 @@ static void store16(uint16_t *p, uint16_t value, int order)
     __atomic_store_n(p, htole16(value), order);
 }
 
-/* Where the driver says at which used index it wants an interrupt (2.7.6). */
+/* Where the driver says at which used index it wants an interrupt (2.7.7). */
 static const uint16_t *used_event(const struct virtqueue *vq)
 {
     return &vq->avail->ring[vq->size];
 }
 
-/* Where the device says at which avail index it wants a notification (2.7.8). */
+/* Where the device says at which avail index it wants a notification (2.7.10). */
 static uint16_t *avail_event(const struct virtqueue *vq)
 {
     return (uint16_t *)(void *)&vq->used->ring[vq->size];

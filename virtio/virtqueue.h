@@ -80,7 +80,7 @@ void virtqueue_notify_disable(struct virtqueue *vq);
  * caller looks again instead of waiting. */
 bool virtqueue_notify_enable(struct virtqueue *vq);
 
-/* Whether a free-running index that moved from `old` to `now` passed `event` (section 2.7.10). */
+/* Whether a free-running index that moved from `old` to `now` passed `event` (sections 2.7.7 and 2.7.10). */
 static inline bool virtqueue_index_passed(uint16_t event, uint16_t now, uint16_t old)
 {
     return (uint16_t)(now - event - 1) < (uint16_t)(now - old);

@@ -7,8 +7,7 @@
  * Life: create -> [negotiate -> activate -> (pause <-> resume) -> reset]* -> destroy.
  *
  * Threads: every op is called by one thread at a time, under the machine's PCI lock. Queue threads are
- * the device's own; they never call into the transport but for virtio_device_interrupt_*(), which take
- * no lock.
+ * the device's own; they call into the transport through its ops alone, which take no lock.
  */
 #ifndef VIRTIO_DEVICE_H
 #define VIRTIO_DEVICE_H

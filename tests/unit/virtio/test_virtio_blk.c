@@ -26,7 +26,7 @@ enum { IMAGE_SECTORS = 4096, NEXT = VRING_DESC_F_NEXT, WRITE = VRING_DESC_F_WRIT
 
 struct disk {
     struct guest guest;
-    char path[64];
+    char base[64], path[64]; /* the same but for an overlay */
     struct blk *blk;
     struct virtio_device *device;
     struct ring ring;
@@ -36,6 +36,7 @@ struct disk {
 struct setup {
     unsigned queues;
     bool read_only;
+    bool overlay; /* qcow2 on top of a raw image, instead of the raw image */
     const char *serial;
 };
 
@@ -57,7 +58,16 @@ static void make_image(const char *path)
 
 static void disk_open(struct disk *disk, const struct setup *setup)
 {
-    struct blk_open_options options = {.path = disk->path, .format = "raw", .discard = true};
+    struct blk_open_options options = {
+        .path = disk->path, .format = setup->overlay ? "qcow2" : "raw", .discard = true};
+    const struct blk_create_options overlay = {
+        .path = disk->path,
+        .format = "qcow2",
+        .size = IMAGE_SECTORS * BLK_SECTOR_SIZE,
+        .backing_name = disk->base,
+        .backing_format = "raw",
+        .cluster_size = 4096,
+    };
     struct virtio_blk_options device = {
         .queues = setup->queues,
         .serial = setup->serial,
@@ -68,9 +78,11 @@ static void disk_open(struct disk *disk, const struct setup *setup)
     struct err err;
 
     memset(disk, 0, sizeof(*disk));
-    snprintf(disk->path, sizeof(disk->path), "/tmp/minivmm-virtio-blk.%d", (int)getpid());
-    make_image(disk->path);
-    options.path = disk->path;
+    snprintf(disk->base, sizeof(disk->base), "/tmp/minivmm-virtio-blk.%d", (int)getpid());
+    snprintf(disk->path, sizeof(disk->path), "%.50s%s", disk->base, setup->overlay ? ".top" : "");
+    make_image(disk->base);
+    if (setup->overlay && blk_create(&overlay, &err) < 0)
+        fail_msg("%s", err.text);
     options.writable = !setup->read_only;
     guest_init(&disk->guest);
     if (blk_open(&options, &disk->blk, &err) < 0)
@@ -100,6 +112,7 @@ static void disk_close(struct disk *disk)
     guest_destroy(&disk->guest);
     assert_int_equal(blk_close(disk->blk, &err), 0);
     unlink(disk->path);
+    unlink(disk->base);
 }
 
 static void set_header(struct disk *disk, uint32_t type, uint64_t sector)
@@ -220,8 +233,10 @@ static void test_read_write_flush(void **state)
     uint8_t sector[512], *data;
 
     (void)state;
-    for (int event_idx = 0; event_idx < 2; event_idx++) {
-        disk_open(&disk, &plain);
+    for (int variant = 0; variant < 4; variant++) {
+        bool event_idx = variant & 1;
+
+        disk_open(&disk, &(struct setup){.queues = 1, .overlay = variant & 2});
         data = guest_ptr(&disk.guest, disk.data);
         disk_run(&disk, COMMON | (event_idx ? EVENT_IDX : 0));
         assert_int_equal(request(&disk, VIRTIO_BLK_T_IN, 7, 2 * 512), VIRTIO_BLK_S_OK);
@@ -264,12 +279,11 @@ static void test_serial_number(void **state)
     }
 }
 
-static void test_discard_and_write_zeroes(void **state)
+static void discard_and_write_zeroes(bool overlay)
 {
     struct disk disk;
 
-    (void)state;
-    disk_open(&disk, &plain);
+    disk_open(&disk, &(struct setup){.queues = 1, .overlay = overlay});
     disk_run(&disk, COMMON | RANGES);
     set_range(&disk, 0, 10, 2, 0);
     set_range(&disk, 1, 20, 3, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
@@ -290,6 +304,18 @@ static void test_discard_and_write_zeroes(void **state)
     assert_int_equal(request(&disk, VIRTIO_BLK_T_IN, 30, 512), VIRTIO_BLK_S_OK);
     assert_filled(&disk, 0, 512, 30);
     disk_close(&disk);
+}
+
+static void test_discard_and_write_zeroes_on_raw(void **state)
+{
+    (void)state;
+    discard_and_write_zeroes(false);
+}
+
+static void test_discard_and_write_zeroes_on_an_overlay(void **state)
+{
+    (void)state;
+    discard_and_write_zeroes(true);
 }
 
 static void test_bad_requests_get_a_status(void **state)
@@ -866,7 +892,7 @@ static void *mq_main(void *arg)
     return NULL;
 }
 
-static void test_four_queues_at_once(void **state)
+static void four_queues_at_once(bool overlay)
 {
     uint64_t features = COMMON | EVENT_IDX | INDIRECT | BIT(VIRTIO_BLK_F_MQ);
     static struct mq_driver drivers[MQ];
@@ -874,8 +900,7 @@ static void test_four_queues_at_once(void **state)
     struct disk disk;
     uint64_t seed = test_seed();
 
-    (void)state;
-    disk_open(&disk, &(struct setup){.queues = MQ});
+    disk_open(&disk, &(struct setup){.queues = MQ, .overlay = overlay});
     assert_true(guest_negotiate(&disk.guest, features));
     for (unsigned q = 0; q < MQ; q++) {
         struct mq_driver *driver = &drivers[q];
@@ -901,6 +926,18 @@ static void test_four_queues_at_once(void **state)
     disk_close(&disk);
 }
 
+static void test_four_queues_at_once_on_raw(void **state)
+{
+    (void)state;
+    four_queues_at_once(false);
+}
+
+static void test_four_queues_at_once_on_an_overlay(void **state)
+{
+    (void)state;
+    four_queues_at_once(true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -908,7 +945,8 @@ int main(void)
         cmocka_unit_test(test_bad_options_are_refused),
         cmocka_unit_test(test_read_write_flush),
         cmocka_unit_test(test_serial_number),
-        cmocka_unit_test(test_discard_and_write_zeroes),
+        cmocka_unit_test(test_discard_and_write_zeroes_on_raw),
+        cmocka_unit_test(test_discard_and_write_zeroes_on_an_overlay),
         cmocka_unit_test(test_bad_requests_get_a_status),
         cmocka_unit_test(test_bad_ranges_get_a_status),
         cmocka_unit_test(test_discard_that_was_not_negotiated),
@@ -924,7 +962,8 @@ int main(void)
         cmocka_unit_test(test_reset_in_mid_flight_leaves_memory_alone),
         cmocka_unit_test(test_pause_and_resume),
         cmocka_unit_test(test_destroyed_while_running),
-        cmocka_unit_test(test_four_queues_at_once),
+        cmocka_unit_test(test_four_queues_at_once_on_raw),
+        cmocka_unit_test(test_four_queues_at_once_on_an_overlay),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
