@@ -36,11 +36,11 @@
 #include <unistd.h>
 
 enum {
-    RING_SIZE = 65536,
+    RING_SIZE = 16384,
     TYPED_MAX_TERMINAL = 4096,
     TYPED_MAX = 16, /* what a FIFO takes: the rest stays in the pipe */
     STALL_MS = 5000,
-    PTY_POLL_MS = 200,
+    ASK_AGAIN_MS = 200, /* for what the kernel has no event for */
 };
 
 struct console {
@@ -166,10 +166,6 @@ static bool write_some(struct console *console)
     n = console_backend_write(&console->backend, console->ring + first, length);
     if (n == -EAGAIN)
         return false;
-    if (n == -EIO && console->backend.pty) {
-        set_disconnected(console, true);
-        return false;
-    }
     if (n < 0) {
         break_output(console, (int)-n);
         return false;
@@ -233,10 +229,8 @@ static void read_some(struct console *console, bool hung_up)
 
     if (n == -EAGAIN && !hung_up)
         return;
-    if (n == -EIO && console->backend.pty) {
-        set_disconnected(console, true);
-        return;
-    }
+    if (n == -EIO && console->backend.pty)
+        return; /* closed this moment: the next poll says so */
     if (n == -EIO && console->backend.terminal && !hung_up) {
         console->terminal_ours = false; /* in the background: until SIGCONT */
         return;
@@ -255,12 +249,22 @@ static bool wants_input(const struct console *console)
     return console->backend.terminal ? console->terminal_ours : console->typed_count < TYPED_MAX;
 }
 
+static bool in_background(const struct console *console)
+{
+    return console->backend.terminal && !console->input_over && !console->terminal_ours;
+}
+
 /* Raw mode and reading are for the foreground job: another job's terminal is left alone. */
 static void claim_terminal(struct console *console)
 {
-    console->terminal_ours = console->backend.terminal &&
-                             terminal_is_foreground(console->backend.in_fd) &&
-                             terminal_set_raw(console->backend.in_fd) == 0;
+    int fd = console->backend.in_fd;
+
+    console->terminal_ours = terminal_is_foreground(fd) && terminal_set_raw(fd) == 0;
+    if (console->terminal_ours && console->say_escape) {
+        console->say_escape = false;
+        dprintf(STDERR_FILENO, "%s: Ctrl-A x ends the machine, Ctrl-A h lists more keys\n",
+                log_program_name());
+    }
 }
 
 /* ---- the console thread ---- */
@@ -283,12 +287,12 @@ static struct view look(struct console *console)
     resumed = console->resumed;
     console->resumed = false;
     pthread_mutex_unlock(&console->lock);
-    if (resumed)
+    if (console->backend.terminal && (resumed || in_background(console)) && !view.stopping)
         claim_terminal(console);
     return view;
 }
 
-/* A pseudo-terminal that nobody has open hangs up at once: it is asked now and then. */
+/* A pseudo-terminal that nobody has open polls as hung up all the time: it is asked now and then. */
 static bool still_disconnected(struct console *console)
 {
     struct pollfd pfd = {.fd = console->backend.out_fd};
@@ -312,12 +316,16 @@ static void wait_and_move(struct console *console, const struct view *view, int 
         [FD_OUT] = {.fd = out ? console->backend.out_fd : -1, .events = POLLOUT},
     };
 
-    if (!connected && (timeout < 0 || timeout > PTY_POLL_MS))
-        timeout = PTY_POLL_MS;
+    if ((!connected || in_background(console)) && (timeout < 0 || timeout > ASK_AGAIN_MS))
+        timeout = ASK_AGAIN_MS;
     if (poll(fds, FD_COUNT, timeout) <= 0)
         return;
     if (fds[FD_WAKE].revents)
         clear_event(console->wake_fd);
+    if (console->backend.pty && ((fds[FD_IN].revents | fds[FD_OUT].revents) & POLLHUP) != 0) {
+        set_disconnected(console, true);
+        return;
+    }
     if (fds[FD_OUT].revents && write_some(console))
         *progress = now_ms();
     if (fds[FD_IN].revents)
@@ -333,10 +341,6 @@ static void *console_thread(void *opaque)
     struct console *console = opaque;
     uint64_t progress = now_ms();
 
-    claim_terminal(console);
-    if (console->terminal_ours && console->say_escape)
-        dprintf(STDERR_FILENO, "%s: Ctrl-A x ends the machine, Ctrl-A h lists more keys\n",
-                log_program_name());
     for (;;) {
         struct view view = look(console);
         int timeout = -1;
@@ -375,6 +379,7 @@ int console_open(const struct vm_config *config, struct console **out, struct er
         console_close(console);
         return rc;
     }
+    console->disconnected = console->backend.pty;
     console->escape.enabled = config->console_escape && console->backend.terminal;
     console->say_escape = console->escape.enabled && !config->quiet;
     *out = console;

@@ -12,7 +12,7 @@
 
 enum { NS_PER_SECOND = 1000000000 };
 
-static sigset_t waited_signals(void)
+sigset_t events_signals(void)
 {
     static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCONT};
     sigset_t set;
@@ -27,7 +27,7 @@ void events_block_signals(void)
 {
     static const int ignored[] = {SIGPIPE, SIGTTIN, SIGTTOU};
     const struct sigaction ignore = {.sa_handler = SIG_IGN};
-    sigset_t set = waited_signals();
+    sigset_t set = events_signals();
 
     for (unsigned i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
         (void)sigaction(ignored[i], &ignore, NULL);
@@ -48,7 +48,7 @@ int events_open(struct events *events, uint64_t deadline, struct err *err)
 {
     const struct itimerspec at = {.it_value = {.tv_sec = (time_t)(deadline / NS_PER_SECOND),
                                                .tv_nsec = (long)(deadline % NS_PER_SECOND)}};
-    sigset_t set = waited_signals();
+    sigset_t set = events_signals();
     int rc = 0;
 
     events->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -10,12 +10,15 @@
 #include "err.h"
 #include "life.h"
 
+#include <signal.h>
 #include <stdint.h>
 
 struct console;
 
-/* Blocks the signals that end a machine (HUP, INT, QUIT, TERM), and CONT, until they are read from
- * events; ignores the ones that would hurt: PIPE, TTIN and TTOU. */
+/* The signals that end a machine (HUP, INT, QUIT, TERM), and CONT. */
+sigset_t events_signals(void);
+
+/* Blocks those until they are read from events; ignores the ones that would hurt: PIPE, TTIN, TTOU. */
 void events_block_signals(void);
 
 /* The CLOCK_MONOTONIC time, in nanoseconds, at which a timeout that begins now is over; 0 for none. */

@@ -7,6 +7,7 @@
  */
 #include "restart.h"
 
+#include "events.h"
 #include "log.h"
 #include "terminal.h"
 
@@ -21,21 +22,11 @@
 
 enum { FAILED = 2 };
 
-static sigset_t waited_signals(void)
-{
-    static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCONT, SIGCHLD};
-    sigset_t set;
-
-    sigemptyset(&set);
-    for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
-        sigaddset(&set, signals[i]);
-    return set;
-}
-
 static int exit_status(int wait_status)
 {
     if (WIFEXITED(wait_status))
         return WEXITSTATUS(wait_status);
+    terminal_restore();
     log_error("the machine's process was ended by signal %d (%s)", WTERMSIG(wait_status),
               strsignal(WTERMSIG(wait_status)));
     return FAILED;
@@ -44,8 +35,9 @@ static int exit_status(int wait_status)
 /* Waits for the child and passes signals on to it. */
 static int attend(pid_t child)
 {
-    sigset_t set = waited_signals();
+    sigset_t set = events_signals();
 
+    sigaddset(&set, SIGCHLD);
     for (;;) {
         int wait_status, sig;
 
@@ -77,6 +69,7 @@ int restart_loop(int (*life)(void *opaque, bool *rebooted), void *opaque)
         log_error("cannot map a page: %s", strerror(errno));
         return FAILED;
     }
+    (void)terminal_remember(STDIN_FILENO); /* if it is one */
     sigemptyset(&child_exit);
     sigaddset(&child_exit, SIGCHLD);
     (void)sigprocmask(SIG_BLOCK, &child_exit, &before);

@@ -9,7 +9,7 @@
 
 static struct termios saved;
 static int terminal_fd = -1;
-static atomic_bool raw; /* `saved` and `terminal_fd` are valid */
+static atomic_bool noted; /* `saved` and `terminal_fd` are valid */
 static bool hooked;
 
 /* Faults, and what a program does to end itself. */
@@ -41,15 +41,24 @@ static void hook_fatal_signals(void)
     }
 }
 
+int terminal_remember(int fd)
+{
+    if (atomic_load(&noted))
+        return 0;
+    if (tcgetattr(fd, &saved) < 0)
+        return -errno;
+    terminal_fd = fd;
+    atomic_store(&noted, true);
+    return 0;
+}
+
 int terminal_set_raw(int fd)
 {
     struct termios modes;
+    int rc = terminal_remember(fd);
 
-    if (!atomic_load(&raw)) {
-        if (tcgetattr(fd, &saved) < 0)
-            return -errno;
-        terminal_fd = fd;
-    }
+    if (rc < 0)
+        return rc;
     if (!hooked) {
         hooked = true;
         hook_fatal_signals();
@@ -60,7 +69,6 @@ int terminal_set_raw(int fd)
     modes.c_oflag = saved.c_oflag;
     modes.c_cc[VMIN] = 0;
     modes.c_cc[VTIME] = 0;
-    atomic_store(&raw, true);
     return tcsetattr(fd, TCSANOW, &modes) == 0 ? 0 : -errno;
 }
 
@@ -69,7 +77,7 @@ void terminal_restore(void)
 {
     int saved_errno = errno;
 
-    if (atomic_exchange(&raw, false) && terminal_is_foreground(terminal_fd))
+    if (atomic_exchange(&noted, false) && terminal_is_foreground(terminal_fd))
         (void)tcsetattr(terminal_fd, TCSANOW, &saved);
     errno = saved_errno;
 }
