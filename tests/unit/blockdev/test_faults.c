@@ -1,0 +1,343 @@
+/*
+ * Failing I/O: at every operation of a small workload in turn, once and for good. Errors are reported,
+ * nothing is corrupt afterwards, and what was reported as written is there once a flush succeeded. And
+ * the promises about freed clusters and failed syncs, one at a time.
+ */
+#include "trace.h"
+
+enum { CLUSTER = 4096 };
+
+static void make_image(void)
+{
+    shell("rm -f top.qcow2 base.raw; truncate -s 1M base.raw");
+    shell("qemu-io -f raw -c 'write -P 9 0 1M' base.raw > /dev/null");
+    shell("qemu-img create -q -f qcow2 -o cluster_size=4k -b base.raw -F raw top.qcow2");
+}
+
+/* Units of a cluster; what is known to be in each: several values are possible after an error. */
+struct knowledge {
+    uint8_t old, new;
+};
+
+static bool put(struct blk *blk, struct knowledge *known, unsigned unit, uint8_t value)
+{
+    uint8_t buffer[CLUSTER];
+    int r;
+
+    memset(buffer, value, sizeof(buffer));
+    r = value != 0 ? blk_pwrite(blk, (uint64_t)unit * CLUSTER, buffer, CLUSTER)
+                   : blk_pwrite_zeroes(blk, (uint64_t)unit * CLUSTER, CLUSTER, BLK_REQ_MAY_UNMAP);
+    known[unit].old = r == 0 ? value : known[unit].old;
+    known[unit].new = value;
+    return r == 0;
+}
+
+/* Returns how many requests failed. */
+static unsigned workload(struct blk *blk, struct knowledge *known)
+{
+    unsigned failed = 0;
+
+    for (unsigned i = 0; i < 24; i++) {
+        failed += !put(blk, known, i * 37 % 64, (uint8_t)(i + 1));
+        if (i % 5 == 4) {
+            failed += !put(blk, known, i * 37 % 64, 0);
+        }
+        if (i % 7 == 6) {
+            failed += blk_flush(blk) != 0;
+        }
+    }
+    return failed + (blk_flush(blk) != 0);
+}
+
+static void assert_known(struct blk *blk, const struct knowledge *known)
+{
+    for (unsigned unit = 0; unit < 64; unit++) {
+        uint8_t buffer[CLUSTER];
+
+        assert_int_equal(blk_pread(blk, (uint64_t)unit * CLUSTER, buffer, CLUSTER), 0);
+        for (unsigned i = 0; i < CLUSTER; i++) {
+            if (buffer[i] != known[unit].old && buffer[i] != known[unit].new) {
+                fail_msg("unit %u holds %#x, not %#x or %#x", unit, buffer[i], known[unit].old,
+                         known[unit].new);
+            }
+        }
+    }
+}
+
+static void assert_not_corrupt(void)
+{
+    int status = try_shell("qemu-img check -q -f qcow2 top.qcow2 > check.txt 2>&1");
+
+    if (status != 0 && status != 3) {
+        shell("cat check.txt >&2");
+        fail_msg("qemu-img check: %d", status);
+    }
+}
+
+static uint64_t run_with_fault(uint64_t at, uint64_t count, int code, bool reads)
+{
+    struct knowledge known[64];
+    struct trace trace = {0};
+    struct blk *blk;
+    struct err err;
+    unsigned failed;
+    int r;
+
+    make_image();
+    memset(known, 9, sizeof(known));
+    blk = trace_open(&trace, "top.qcow2", 0);
+    trace.fail_from = at != 0 ? trace.operations + at : 0;
+    trace.fail_count = count;
+    trace.fail_code = code;
+    trace.fail_reads = reads;
+    failed = workload(blk, known);
+    /* Whatever failed, what the image says now is one of the things it may say. */
+    trace.fail_from = 0;
+    assert_known(blk, known);
+    r = blk_close(blk, &err);
+    if (at == 0) {
+        assert_int_equal(failed, 0);
+        assert_int_equal(r, 0);
+    }
+    assert_not_corrupt();
+    if (r == 0) {
+        blk = open_image("top.qcow2", false);
+        assert_known(blk, known);
+        close_image(blk);
+    }
+    trace_free(&trace);
+    return trace.operations;
+}
+
+static void every_operation_may_fail(int code, uint64_t count, bool reads)
+{
+    uint64_t total = run_with_fault(0, 0, 0, reads);
+
+    assert_true(total > 40);
+    for (uint64_t at = 1; at <= total; at += 2) {
+        run_with_fault(at, count, code, reads);
+    }
+}
+
+static void one_eio_anywhere_corrupts_nothing(void **state)
+{
+    (void)state;
+    every_operation_may_fail(-EIO, 1, true);
+}
+
+static void enospc_from_anywhere_on_corrupts_nothing(void **state)
+{
+    (void)state;
+    every_operation_may_fail(-ENOSPC, UINT64_MAX / 2, false);
+}
+
+static void after_a_failed_sync_no_flush_succeeds(void **state)
+{
+    struct trace trace = {0};
+    struct blk *blk;
+    struct err err = {""};
+
+    (void)state;
+    make_image();
+    blk = trace_open(&trace, "top.qcow2", 0);
+    write_bytes(blk, 0, CLUSTER, 1);
+    assert_int_equal(blk_flush(blk), 0);
+    trace.fail_from = trace.operations + 1;
+    trace.fail_count = 1;
+    trace.fail_code = -EIO;
+    assert_int_equal(blk_flush(blk), -EIO);
+    assert_int_equal(blk_flush(blk), -EIO);
+    assert_true(blk_problem(blk, &err));
+    assert_says(&err, "top.qcow2");
+    assert_bytes(blk, 0, CLUSTER, 1);
+    assert_int_equal(blk_close(blk, &err), -EIO);
+    trace_free(&trace);
+}
+
+static uint64_t host_of(struct blk *blk, uint64_t offset)
+{
+    struct blk_extent extent;
+
+    assert_int_equal(blk_map(blk, offset, 1, BLK_MAP_TOP_ONLY, &extent), 0);
+    assert_int_equal(extent.kind, BLK_EXTENT_DATA);
+    return extent.host_offset;
+}
+
+static void freed_cluster_is_not_reused_before_a_flush(void **state)
+{
+    struct blk *blk;
+    uint64_t host;
+
+    (void)state;
+    make_image();
+    blk = open_image("top.qcow2", true);
+    write_bytes(blk, 0, CLUSTER, 1);
+    host = host_of(blk, 0);
+    assert_int_equal(blk_flush(blk), 0);
+    assert_int_equal(blk_pdiscard(blk, 0, CLUSTER), 0);
+    write_bytes(blk, 10 * CLUSTER, CLUSTER, 2);
+    assert_int_not_equal(host_of(blk, 10 * CLUSTER), host);
+    assert_int_equal(blk_flush(blk), 0);
+    write_bytes(blk, 11 * CLUSTER, CLUSTER, 3);
+    assert_int_equal(host_of(blk, 11 * CLUSTER), host);
+    close_image(blk);
+    shell("qemu-img check -q top.qcow2");
+}
+
+/* A gate in front of the file: the next I/O of a kind to an offset waits in it. */
+struct gate {
+    enum trace_kind kind;
+    uint64_t offset;
+    bool is_there, is_open;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+};
+
+static void wait_in_gate(struct trace *trace, enum trace_kind kind, uint64_t offset,
+                         uint64_t length)
+{
+    struct gate *gate = trace->opaque;
+
+    (void)length;
+    if (kind == gate->kind && offset == gate->offset) {
+        pthread_mutex_lock(&gate->lock);
+        gate->is_there = true;
+        pthread_cond_broadcast(&gate->changed);
+        while (!gate->is_open) {
+            pthread_cond_wait(&gate->changed, &gate->lock);
+        }
+        pthread_mutex_unlock(&gate->lock);
+    }
+}
+
+static void *read_first_cluster(void *opaque)
+{
+    assert_bytes(opaque, 0, CLUSTER, 1);
+    return NULL;
+}
+
+static void *write_first_cluster(void *opaque)
+{
+    write_bytes(opaque, 0, CLUSTER, 4);
+    return NULL;
+}
+
+/* An I/O that is still on its way to a cluster when that is freed keeps it from being reused. */
+static void hold_test(enum trace_kind kind, void *(*work)(void *))
+{
+    struct gate gate = {
+        .kind = kind, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    struct trace trace = {0};
+    struct blk *blk;
+    pthread_t thread;
+    uint64_t host;
+
+    make_image();
+    blk = trace_open(&trace, "top.qcow2", 0);
+    write_bytes(blk, 0, CLUSTER, 1);
+    host = host_of(blk, 0);
+    gate.offset = host;
+    trace.opaque = &gate;
+    trace.before = wait_in_gate;
+    assert_int_equal(pthread_create(&thread, NULL, work, blk), 0);
+    pthread_mutex_lock(&gate.lock);
+    while (!gate.is_there) {
+        pthread_cond_wait(&gate.changed, &gate.lock);
+    }
+    pthread_mutex_unlock(&gate.lock);
+
+    assert_int_equal(blk_pdiscard(blk, 0, CLUSTER), 0);
+    for (unsigned i = 1; i < 6; i++) {
+        assert_int_equal(blk_flush(blk), 0);
+        write_bytes(blk, i * 2 * CLUSTER, CLUSTER, 2);
+        assert_int_not_equal(host_of(blk, i * 2 * CLUSTER), host);
+        /* Others come and go. */
+        assert_bytes(blk, i * 2 * CLUSTER, CLUSTER, 2);
+        assert_int_equal(blk_pdiscard(blk, i * 2 * CLUSTER, CLUSTER), 0);
+    }
+    pthread_mutex_lock(&gate.lock);
+    gate.is_open = true;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.lock);
+    pthread_join(thread, NULL);
+
+    assert_int_equal(blk_flush(blk), 0);
+    assert_int_equal(blk_flush(blk), 0);
+    write_bytes(blk, 40 * CLUSTER, CLUSTER, 3);
+    assert_int_equal(host_of(blk, 40 * CLUSTER), host);
+    close_image(blk);
+    shell("qemu-img check -q top.qcow2");
+    trace_free(&trace);
+}
+
+static void freed_cluster_waits_for_a_read_on_its_way(void **state)
+{
+    (void)state;
+    hold_test(TRACE_READ, read_first_cluster);
+}
+
+static void freed_cluster_waits_for_a_write_on_its_way(void **state)
+{
+    (void)state;
+    hold_test(TRACE_WRITE, write_first_cluster);
+}
+
+/* A discard of a cluster that somebody is allocating waits until it is linked. */
+static void *discard_first_cluster(void *opaque)
+{
+    assert_int_equal(blk_pdiscard(opaque, 0, CLUSTER), 0);
+    return NULL;
+}
+
+static void discard_waits_for_an_allocating_write(void **state)
+{
+    struct gate gate = {.kind = TRACE_WRITE,
+                        .lock = PTHREAD_MUTEX_INITIALIZER,
+                        .changed = PTHREAD_COND_INITIALIZER};
+    struct trace trace = {0};
+    pthread_t writer, discarder;
+    struct blk *blk;
+
+    (void)state;
+    make_image();
+    blk = trace_open(&trace, "top.qcow2", 0);
+    write_bytes(blk, CLUSTER, CLUSTER, 1);
+    gate.offset = host_of(blk, CLUSTER) + CLUSTER;
+    trace.opaque = &gate;
+    trace.before = wait_in_gate;
+    assert_int_equal(pthread_create(&writer, NULL, write_first_cluster, blk), 0);
+    pthread_mutex_lock(&gate.lock);
+    while (!gate.is_there) {
+        pthread_cond_wait(&gate.changed, &gate.lock);
+    }
+    pthread_mutex_unlock(&gate.lock);
+    assert_int_equal(pthread_create(&discarder, NULL, discard_first_cluster, blk), 0);
+    /* Neither a flush nor another cluster has to wait for the two. */
+    assert_int_equal(blk_flush(blk), 0);
+    write_bytes(blk, 9 * CLUSTER, CLUSTER, 2);
+    pthread_mutex_lock(&gate.lock);
+    gate.is_open = true;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.lock);
+    pthread_join(writer, NULL);
+    pthread_join(discarder, NULL);
+    /* Whoever came last, the cluster is one or the other and its refcount is right. */
+    close_image(blk);
+    shell("qemu-img check -q top.qcow2");
+    trace_free(&trace);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_eio_anywhere_corrupts_nothing),
+        cmocka_unit_test(enospc_from_anywhere_on_corrupts_nothing),
+        cmocka_unit_test(after_a_failed_sync_no_flush_succeeds),
+        cmocka_unit_test(freed_cluster_is_not_reused_before_a_flush),
+        cmocka_unit_test(freed_cluster_waits_for_a_read_on_its_way),
+        cmocka_unit_test(freed_cluster_waits_for_a_write_on_its_way),
+        cmocka_unit_test(discard_waits_for_an_allocating_write),
+    };
+
+    return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
+}
