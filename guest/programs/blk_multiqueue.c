@@ -89,7 +89,7 @@ int main(void)
         cpus = queues;
     /* Buffers are made on the way: before the CPUs compete for them. */
     for (unsigned q = 0; q < queues; q++)
-        held = blk_verify(&v, q, 4000, 1, 0) && held;
+        (void)blk_verify(&v, q, 0, 1, 0);
     for (unsigned i = 1; i < cpus; i++)
         held = smp_start_cpu(ids[i], on_cpu) && held;
     go = 1;

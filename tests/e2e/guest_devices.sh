@@ -19,16 +19,14 @@ guest "$PASS" rng ""
 
 guest "$PASS" serial_irq ""
 line="a line that is longer than the receive FIFO of sixteen bytes"
-echo_line() {
-    local status
-    { until grep -q '^ready' "$console"; do sleep 0.02; done; echo "$line"; } | timeout 60 "$MINIVMM" \
-        --quiet --debug-exit --kernel "$GUESTS/serial_irq" --append echo --timeout 30 >"$console" 2>&1
-    status=$?
-    cat "$console"
-    [ $status -eq "$PASS" ] && grep -q "^echo: $line" "$console"
-}
-: >"$console"
-check "input arrives by interrupts, through the FIFO" echo_line
+mkfifo "$work/keyboard"
+exec 3<>"$work/keyboard"
+input=$work/keyboard start serial_irq echo
+wait_for_text ready
+echo "$line" >&3
+ended "a guest reads by interrupts" "$PASS"
+check "what was typed, through the FIFO" grep -q "^echo: $line" "$console"
+exec 3>&-
 
 vm hello "" --console "file:$work/log"
 check "the console goes to a file" grep -q "^hello" "$work/log"

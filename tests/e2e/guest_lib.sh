@@ -3,7 +3,8 @@
 #
 #   guest STATUS PROGRAM APPEND [OPTION...]  one test: minivmm ends with STATUS within a minute and no
 #                                            check of the program failed
-#   start PROGRAM APPEND [OPTION...]         in the background: $vm, its console in $console
+#   start PROGRAM APPEND [OPTION...]         in the background: $vm, its console in $console, $input
+#                                            for a keyboard
 #   wait_for_text TEXT                       until $console holds it
 #   ended NAME STATUS                        one test: $vm ends with STATUS
 #   sector FILE FORMAT SECTOR COUNT BYTE     whether an image holds sectors full of a byte
@@ -51,7 +52,7 @@ start() {
     shift 2
     : >"$console"
     "$MINIVMM" --quiet --debug-exit --kernel "$GUESTS/$program" --append "$append" --timeout 60 \
-        "$@" </dev/null >"$console" 2>"$messages" &
+        "$@" <"${input:-/dev/null}" >"$console" 2>"$messages" &
     vm=$!
 }
 
