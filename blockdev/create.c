@@ -103,8 +103,10 @@ int blk_create(const struct blk_create_options *asked, struct err *err)
     if (rc < 0)
         return rc;
     rc = open_target(options.path, &file, &made, err);
+    if (rc == -EINVAL)
+        return err_prefix(err, rc, "%s", options.path);
     if (rc < 0)
-        return err_prefix(err, rc, "Could not create '%s'", options.path);
+        return err_set_errno(err, rc, "%s: Could not create '%s'", options.path, options.path);
     rc = file_lock(file, FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE | FILE_PERM_RESIZE,
                    FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE_UNCHANGED, err);
     if (rc == 0)

@@ -181,9 +181,16 @@ static int parse_compat(struct create_options *options, const char *path)
     return complain_value(path, "version", problem);
 }
 
+static int complain_size(const char *path, const char *key)
+{
+    complain_value(path, key, "expects a non-negative number below 2^64");
+    fprintf(stderr, "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+                    "and exabytes, respectively.\n");
+    return -1;
+}
+
 int create_options_parse(struct create_options *options, const char *path)
 {
-    static const char not_a_size[] = "expects a non-negative number below 2^64";
     struct blk_create_options *blk = &options->blk;
     struct optstr *items = &options->items;
     struct err err;
@@ -194,12 +201,12 @@ int create_options_parse(struct create_options *options, const char *path)
     if (check_keys(options, path) < 0)
         return -1;
     if (optstr_get_size(items, "cluster_size", &cluster_size, NULL) < 0)
-        return complain_value(path, "cluster_size", not_a_size);
+        return complain_size(path, "cluster_size");
     if (cluster_size > UINT32_MAX || cluster_size == 0)
         return complain(path, "Cluster size must be a power of two between 512 and 2048k");
     blk->cluster_size = (unsigned)cluster_size;
     if (optstr_get_size(items, "size", &size, NULL) < 0)
-        return complain_value(path, "size", not_a_size);
+        return complain_size(path, "size");
     if (optstr_get(items, "size") != NULL) {
         options->has_size = true;
         blk->size = size;

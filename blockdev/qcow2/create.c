@@ -75,7 +75,7 @@ static bool layout_compute(const struct blk_create_options *options, struct layo
     l->l1_entries = div_round_up(guest_clusters, l2_entries);
     if (l->l1_entries > QCOW2_MAX_L1_BYTES / QCOW2_ENTRY_SIZE)
         return false;
-    l->l1_clusters = max_u64(1, div_round_up(l->l1_entries * QCOW2_ENTRY_SIZE, cs));
+    l->l1_clusters = div_round_up(l->l1_entries * QCOW2_ENTRY_SIZE, cs);
     if (options->prealloc != BLK_PREALLOC_OFF) {
         l->l2_tables = l->l1_entries;
         l->data_clusters = guest_clusters;
@@ -299,7 +299,7 @@ static int write_zeros(struct file *file, uint64_t offset, uint64_t length)
 int qcow2_create_write(struct file *file, const struct blk_create_options *options, struct err *err)
 {
     struct layout l;
-    uint64_t data_bytes;
+    uint64_t data_bytes, size;
     int rc;
 
     if (!layout_compute(options, &l))
@@ -310,6 +310,12 @@ int qcow2_create_write(struct file *file, const struct blk_create_options *optio
         rc = file->ops->truncate(file, l.total_clusters * l.cluster_size);
     if (rc < 0)
         return err_set_errno(err, rc, "%s: Could not resize image", options->path);
+    rc = file->ops->size(file, &size);
+    /* A block device keeps its length and what it held. */
+    if (rc == 0 && size != l.total_clusters * l.cluster_size)
+        rc = write_zeros(file, 0, l.first_data);
+    if (rc < 0)
+        return err_set_errno(err, rc, "%s: Could not clear the image", options->path);
     if (options->prealloc == BLK_PREALLOC_FALLOC && data_bytes > 0)
         rc = file->ops->allocate(file, l.first_data, data_bytes);
     else if (options->prealloc == BLK_PREALLOC_FULL)

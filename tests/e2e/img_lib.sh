@@ -1,0 +1,103 @@
+# Sourced by the tests of minivmm-img, after tests/lib.sh: runs the same command with qemu-img and with
+# minivmm-img, each in a directory of its own with the same files, and compares.
+#
+#   both COMMAND...            runs a command in both directories (to prepare files)
+#   same NAME ARGUMENTS...     exit status, stdout and stderr must agree
+#   same_status NAME ARGS...   exit status and stdout must agree; stderr of neither or of both is empty
+#   same_image NAME FILE [FMT] both files hold the same guest data, and qemu-img check finds ours clean
+#
+# Differences that are meant: the program's name, and "disk size", since our images are sparser.
+# shellcheck shell=bash
+
+[ -n "$(command -v qemu-img)" ] || { echo "1..0 # SKIP qemu-img is not installed"; exit 0; }
+
+q=$work/qemu m=$work/minivmm
+mkdir -p "$q" "$m"
+
+normalise() {
+    sed -e 's/^qemu-img\b/IMG/; s/^minivmm-img\b/IMG/' -e "s/Try 'qemu-img/Try 'IMG/" \
+        -e "s/Try 'minivmm-img/Try 'IMG/" -e 's/^\( *"actual-size": \)[0-9]*/\1N/' \
+        -e 's/^disk size: .*/disk size: N/' | tr '\r' '\n'
+}
+
+both() {
+    local dir
+    for dir in "$q" "$m"; do
+        (cd "$dir" && "$@") >"$work/both.log" 2>&1 || {
+            fail "preparing: $*" "$(cat "$work/both.log")"
+            return 1
+        }
+    done
+}
+
+# Runs both programs; leaves q.out q.err q.rc m.out m.err m.rc in $work.
+run_both() {
+    (cd "$q" && timeout 60 qemu-img "$@") >"$work/q.raw" 2>"$work/q.eraw" </dev/null
+    echo $? >"$work/q.rc"
+    (cd "$m" && timeout 60 "$IMG" "$@") >"$work/m.raw" 2>"$work/m.eraw" </dev/null
+    echo $? >"$work/m.rc"
+    for side in q m; do
+        normalise <"$work/$side.raw" >"$work/$side.out"
+        normalise <"$work/$side.eraw" >"$work/$side.err"
+    done
+}
+
+differences() {
+    local kind
+    for kind in "$@"; do
+        diff -u --label "qemu-img.$kind" --label "minivmm-img.$kind" \
+            "$work/q.$kind" "$work/m.$kind"
+    done
+}
+
+same() {
+    local name=$1 text
+    shift
+    run_both "$@"
+    if text=$(differences rc out err) && [ -z "$text" ]; then
+        pass "$name"
+    else
+        fail "$name" "arguments: $*
+$text"
+    fi
+}
+
+same_status() {
+    local name=$1 text
+    shift
+    run_both "$@"
+    text=$(differences rc out)
+    [ -s "$work/q.err" ] && [ ! -s "$work/m.err" ] && text="$text
+no message where qemu-img says: $(cat "$work/q.err")"
+    [ ! -s "$work/q.err" ] && [ -s "$work/m.err" ] && text="$text
+a message where qemu-img says nothing: $(cat "$work/m.err")"
+    if [ -z "$text" ]; then
+        pass "$name"
+    else
+        fail "$name" "arguments: $*
+$text"
+    fi
+}
+
+same_image() {
+    local name=$1 file=$2 format=${3:-qcow2} text
+    text=$(timeout 60 qemu-img compare -f "$format" -F "$format" "$q/$file" "$m/$file" 2>&1) || {
+        fail "$name" "$text"
+        return
+    }
+    if [ "$format" = qcow2 ] && ! text=$(timeout 60 qemu-img check "$m/$file" 2>&1); then
+        fail "$name" "$text"
+        return
+    fi
+    pass "$name"
+}
+
+# Writes a pattern into an image with qemu-io: io FILE COMMAND...
+io() {
+    local file=$1 args=()
+    shift
+    for command in "$@"; do
+        args+=(-c "$command")
+    done
+    qemu-io "${args[@]}" "$file"
+}
