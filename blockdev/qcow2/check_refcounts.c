@@ -24,7 +24,7 @@ uint64_t check_refcount_decode(const unsigned char *block, unsigned bits, uint64
     case 64:
         return load_be64(block + index * 8);
     default:
-        return block[index * bits / 8] >> (index * bits % 8) & ((1U << bits) - 1);
+        return (unsigned)block[index * bits / 8] >> (index * bits % 8) & ((1U << bits) - 1);
     }
 }
 
