@@ -25,13 +25,12 @@ deps:
 ##  make check-asan      unit, diff and e2e tests under AddressSanitizer and UBSan (build-asan/)
 ##  make check-tsan      the same under ThreadSanitizer (build-tsan/)
 ##  make lint            formatters and static checkers
-#
-# A program for tests/diff is a shell test, or one of DIFF_TESTS (tests/diff.mk).
 
 # A shell script is a test when it is executable; the others are sourced by tests.
 scripts = $(sort $(shell find tests/$(1) -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null))
 
 CHECK_unit = $(UNIT_TESTS)
+# DIFF_TESTS is tests/diff.mk's.
 CHECK_diff = $(DIFF_TESTS) $(call scripts,diff)
 CHECK_e2e  = $(call scripts,e2e)
 CHECK_rig  = $(call scripts,rig)
