@@ -9,9 +9,9 @@ cd "$root"
 echo "A Debian guest boots from a throwaway snapshot of a base image that it cannot change."
 echo "\$ guest/image/build.sh   # makes clean-disk.qcow2, vmlinuz, initrd.img from Debian packages"
 image=$(guest/image/build.sh)
-tests/rig/run-host.sh --where
+tests/rig/run-host --where
 status=0
-tests/rig/run-host.sh --timeout 900 --program "$build/minivmm" --program "$build/minivmm-img" \
+tests/rig/run-host --timeout 900 --program "$build/minivmm" --program "$build/minivmm-img" \
     --file "$image/clean-disk.qcow2" --file "$image/vmlinuz" --file "$image/initrd.img" \
     --file demo/guest-console.sh demo/story.sh || status=$?
 exit "$status"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The demo itself: run-host.sh runs it in a directory that holds clean-disk.qcow2, vmlinuz and
+# The demo itself: run-host runs it in a directory that holds clean-disk.qcow2, vmlinuz and
 # initrd.img, with minivmm and minivmm-img on the PATH. Prints the commands as it runs them, what
 # they say, the guests' consoles behind "|", and a line for each step.
 set -u
