@@ -12,8 +12,13 @@ if ! image=$(guest/image/build.sh); then
     exit 1
 fi
 
+# An emulated host that can promise 5 GiB, where this machine can promise that. It takes what the
+# guests touch, no more.
+memory=3072
+[ "$(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)" -lt $((8 << 20)) ] || memory=6144
+
 run_job() {
-    tests/rig/run-host --timeout 1000 --program "$build/minivmm" --program "$build/minivmm-img" \
+    tests/rig/run-host --timeout 1000 --memory $memory --program "$build/minivmm" --program "$build/minivmm-img" \
         --program "$(command -v qemu-img)" \
         --file "$image/clean-disk.qcow2" --file "$image/vmlinuz" --file "$image/initrd.img" \
         --file tests/lib.sh --file demo/guest-console.sh --file tests/rig/jobs/job.sh \

@@ -14,13 +14,16 @@ ends "the default machine boots, takes what is typed and powers off with status 
 says "the default machine has 1 CPU" default.log '^1$'
 says "the default machine has 256M" default.log '^memory 2[0-9]{5}$'
 
+# What the kernel says goes to a raw disk: the console would take half a minute under emulation.
 overlay disk.qcow2
-guest facts "dmesg; cat /proc/interrupts /proc/cpuinfo /proc/iomem; \
+truncate -s 1M facts.raw
+guest two "{ dmesg; cat /proc/interrupts /proc/cpuinfo /proc/iomem; \
 echo clock \$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource); \
 echo rng \$(cat /sys/class/misc/hw_random/rng_current); \
-head -c 64 /dev/hwrng | wc -c | sed 's/^/random /'; \
-echo cpus \$(nproc)" --cpus 2 --disk disk.qcow2
-ends "2 CPUs: boots and powers off" 0 $status facts
+echo random \$(head -c 64 /dev/hwrng | wc -c); \
+echo cpus \$(nproc); } >/dev/vdb" --cpus 2 --disk disk.qcow2 --disk "facts.raw,format=raw"
+ends "2 CPUs: boots and powers off" 0 $status two
+tr -d '\0' <facts.raw >facts
 says "2 CPUs are there" facts '^cpus 2$'
 says "ECAM is described" facts 'PCI: MMCONFIG for domain 0000'
 says "ECAM is reserved, so that it is used" facts 'PCI: MMCONFIG at .* reserved'
@@ -40,17 +43,31 @@ says "the topology: 2 cores in one package" facts '^cpu cores.*: 2$'
 says "the topology: no threads within a core" facts '^siblings.*: 2$'
 says "the topology: APIC ids 0 and 1" facts '^apicid.*: 1$'
 
-guest four "echo cpus \$(nproc); grep MemTotal /proc/meminfo" --cpus 4 --memory 3G --disk disk.qcow2
-ends "4 CPUs and 3 GiB: boots and powers off" 0 $status four
-says "4 CPUs are there" four '^cpus 4$'
-says "3 GiB are there" four '^MemTotal: +(29|30|31)[0-9]{5} kB$'
+# more_memory_than GIB: whether the host has it; the VMM refuses to promise what is not there.
+more_memory_than() {
+    [ "$(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)" -gt $(($1 << 20)) ]
+}
 
-# Twice the memory of the emulated host: guest memory is taken as the guest touches it.
-guest five "grep MemTotal /proc/meminfo; head -c 50M /dev/zero >/tmp/zeros; cat /proc/iomem" \
-    --cpus 2 --memory 5G --disk disk.qcow2
-ends "5 GiB: boots and powers off" 0 $status five
-says "5 GiB are there" five '^MemTotal: +(49|50|51)[0-9]{5} kB$'
-says "5 GiB leave a hole below 4 GiB" five '^100000000-17fffffff : System RAM'
+if more_memory_than 3; then
+    memory=3G
+else
+    memory=1G
+    skip "3 GiB" "the host has less"
+fi
+guest four "echo cpus \$(nproc); grep MemTotal /proc/meminfo" --cpus 4 --memory $memory --disk disk.qcow2
+ends "4 CPUs and $memory: boots and powers off" 0 $status four
+says "4 CPUs are there" four '^cpus 4$'
+[ $memory = 1G ] || says "3 GiB are there" four '^MemTotal: +(29|30|31)[0-9]{5} kB$'
+
+if more_memory_than 5; then
+    guest five "grep MemTotal /proc/meminfo; grep System.RAM /proc/iomem" \
+        --cpus 2 --memory 5G --disk disk.qcow2
+    ends "5 GiB: boots and powers off" 0 $status five
+    says "5 GiB are there" five '^MemTotal: +(49|50|51)[0-9]{5} kB$'
+    says "5 GiB leave a hole below 4 GiB" five '^100000000-17fffffff : System RAM'
+else
+    skip "5 GiB" "the host has less"
+fi
 
 guest reboot "reboot -f" --disk disk.qcow2
 ends "a reboot ends with status 10" 10 $status reboot
