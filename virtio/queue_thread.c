@@ -10,6 +10,7 @@
  */
 #include "queue_thread.h"
 
+#include "signals.h"
 #include "virtqueue.h"
 
 #include <errno.h>
@@ -103,14 +104,14 @@ static void *queue_main(void *arg)
 
 int queue_thread_start(struct queue_thread *qt)
 {
-    sigset_t all, old;
+    sigset_t most, old;
     int ret;
 
     atomic_store(&qt->stopping, false);
 
     /* Signals are the main thread's. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    signals_fill_worker_mask(&most);
+    pthread_sigmask(SIG_SETMASK, &most, &old);
     ret = -pthread_create(&qt->thread, NULL, queue_main, qt);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (ret < 0)

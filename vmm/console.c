@@ -341,6 +341,7 @@ static void *console_thread(void *opaque)
     struct console *console = opaque;
     uint64_t progress = now_ms();
 
+    (void)pthread_setname_np(pthread_self(), "console");
     for (;;) {
         struct view view = look(console);
         int timeout = -1;
@@ -398,7 +399,6 @@ int console_start(struct console *console, struct serial *serial, struct life *l
     rc = pthread_create(&console->thread, NULL, console_thread, console);
     if (rc != 0)
         return err_set_errno(err, -rc, "cannot start the console thread");
-    (void)pthread_setname_np(console->thread, "console");
     console->started = true;
     serial_set_output(serial, take_output, console);
     return 0;

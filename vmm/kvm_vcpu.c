@@ -20,6 +20,7 @@
 #include "kvm_private.h"
 #include "kvm_report.h"
 #include "log.h"
+#include "signals.h"
 #include "startup.h"
 
 #include <errno.h>
@@ -330,13 +331,8 @@ int vcpu_start(struct vcpu *vcpu, struct err *err)
     int r;
 
     /* The new thread inherits the mask: everything but the kick and what a fault of its own raises. */
-    sigfillset(&blocked);
+    signals_fill_worker_mask(&blocked);
     sigdelset(&blocked, kick_signal());
-    sigdelset(&blocked, SIGBUS);
-    sigdelset(&blocked, SIGSEGV);
-    sigdelset(&blocked, SIGILL);
-    sigdelset(&blocked, SIGFPE);
-    sigdelset(&blocked, SIGABRT);
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
     r = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -10,8 +10,11 @@
 #include "life.h"
 #include "log.h"
 #include "machine.h"
+#include "memory.h"
 #include "options.h"
 #include "restart.h"
+#include "sandbox.h"
+#include "terminal.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -82,7 +85,7 @@ static int run_until_end(const struct run *run, struct machine *machine, struct 
 {
     if (console_start(run->console, machine_com1(machine), life, err) < 0)
         return -1;
-    if (machine_start(machine, err) < 0) {
+    if ((run->config->sandbox && sandbox_enter(err) < 0) || machine_start(machine, err) < 0) {
         console_stop(run->console);
         return -1;
     }
@@ -170,6 +173,7 @@ int main(int argc, char **argv)
     log_set_level(config.quiet ? LOG_LEVEL_ERROR : config.log_level);
     run.deadline = events_deadline(config.timeout);
     events_block_signals();
+    memory_guard_on_exit(terminal_restore);
 
     if (console_open(&config, &run.console, &err) < 0) {
         status = fail_start(&err);

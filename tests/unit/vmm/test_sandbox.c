@@ -1,0 +1,178 @@
+/* The sandbox: what a machine needs goes on, what it does not need ends the process with SIGSYS. */
+#include "sandbox.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { DONE = 33 };
+
+/* The wait status of a process that enters the sandbox and then runs `attempt`. */
+static int in_sandbox(void (*attempt)(void))
+{
+    int status;
+    pid_t child;
+
+    (void)fflush(stdout);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        struct err err;
+        int null = open("/dev/null", O_WRONLY);
+
+        (void)dup2(null, STDERR_FILENO);
+        if (sandbox_enter(&err) < 0)
+            _exit(1);
+        attempt();
+        _exit(DONE);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return status;
+}
+
+static void *thread_main(void *opaque)
+{
+    (void)prctl(PR_SET_NAME, "worker");
+    free(malloc(300000));
+    return opaque;
+}
+
+static void use_what_is_allowed(void)
+{
+    pthread_t thread;
+    uint64_t one = 1;
+    int fd = eventfd(0, EFD_CLOEXEC);
+    void *memory = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (memory == MAP_FAILED || fd < 0 || write(fd, &one, sizeof(one)) != sizeof(one) ||
+        pthread_create(&thread, NULL, thread_main, memory) != 0 ||
+        pthread_join(thread, NULL) != 0 || munmap(memory, 1 << 20) != 0 || close(fd) != 0)
+        _exit(2);
+}
+
+static void open_a_file(void)
+{
+    (void)open("/etc/passwd", O_RDONLY);
+}
+
+static void make_a_socket(void)
+{
+    (void)socket(AF_UNIX, SOCK_STREAM, 0);
+}
+
+static void run_a_program(void)
+{
+    (void)execl("/bin/true", "true", (char *)NULL);
+}
+
+static void make_a_process(void)
+{
+    (void)fork();
+}
+
+static void signal_another_process(void)
+{
+    (void)kill(getppid(), 0);
+}
+
+static void map_code(void)
+{
+    (void)mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static void make_memory_code(void)
+{
+    void *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    (void)mprotect(memory, 4096, PROT_READ | PROT_EXEC);
+}
+
+static void type_into_the_terminal(void)
+{
+    (void)ioctl(STDIN_FILENO, TIOCSTI, "x");
+}
+
+static void trace_a_process(void)
+{
+    (void)prctl(PR_SET_DUMPABLE, 1);
+}
+
+static void *open_in_thread(void *opaque)
+{
+    open_a_file();
+    return opaque;
+}
+
+static void open_a_file_in_a_thread(void)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, open_in_thread, NULL) == 0)
+        pthread_join(thread, NULL);
+}
+
+static void what_a_machine_needs_is_allowed(void **state)
+{
+    int status = in_sandbox(use_what_is_allowed);
+
+    (void)state;
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), DONE);
+}
+
+static void anything_else_ends_the_process(void **state)
+{
+    static const struct {
+        const char *name;
+        void (*attempt)(void);
+    } rows[] = {
+        {"open", open_a_file},
+        {"socket", make_a_socket},
+        {"exec", run_a_program},
+        {"fork", make_a_process},
+        {"kill", signal_another_process},
+        {"mmap", map_code},
+        {"mprotect", make_memory_code},
+        {"TIOCSTI", type_into_the_terminal},
+        {"prctl", trace_a_process},
+        {"thread", open_a_file_in_a_thread},
+    };
+
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip();
+#endif
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        int status = in_sandbox(rows[i].attempt);
+
+        if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGSYS)
+            fail_msg("%s was not refused: wait status %#x", rows[i].name, (unsigned)status);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_a_machine_needs_is_allowed),
+        cmocka_unit_test(anything_else_ends_the_process),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
