@@ -310,9 +310,11 @@ void guest_reset(struct guest *guest)
 void ring_layout(struct guest *guest, struct ring *ring, uint16_t size, bool event_idx)
 {
     *ring = (struct ring){.size = size, .event_idx = event_idx};
-    ring->desc_gpa = guest_alloc(guest, size * sizeof(struct vring_desc), 16);
-    ring->avail_gpa = guest_alloc(guest, 6 + 2 * (uint64_t)size, 2);
-    ring->used_gpa = guest_alloc(guest, 6 + 8 * (uint64_t)size, 4);
+    /* One more than the table has: where an index that is out of range by one leads. */
+    ring->desc_gpa = guest_alloc(guest, (size + 1ULL) * sizeof(struct vring_desc), 16);
+    /* A cache line each, where reordered accesses show. */
+    ring->avail_gpa = guest_alloc(guest, 6 + 2 * (uint64_t)size, 64);
+    ring->used_gpa = guest_alloc(guest, 6 + 8 * (uint64_t)size, 64);
     ring->desc = guest_ptr(guest, ring->desc_gpa);
     ring->avail = guest_ptr(guest, ring->avail_gpa);
     ring->used = guest_ptr(guest, ring->used_gpa);

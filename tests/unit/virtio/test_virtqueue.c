@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <linux/virtio_config.h>
 #include <poll.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -151,7 +153,12 @@ static const struct bad_chain bad_chains[] = {
     {"short indirect table", INDIRECT, 1, 0, {{TABLE, 15, INDIR, 0}}, {{RAM, 1, 0, 0}}},
     {"indirect table outside RAM", INDIRECT, 1, 0, {{END, 16, INDIR, 0}}, {{0}}},
     {"indirect table across the end", INDIRECT, 1, 0, {{END - 16, 32, INDIR, 0}}, {{0}}},
-    {"indirect next out of range", INDIRECT, 1, 0, {{TABLE, 16, INDIR, 0}}, {{RAM, 1, NEXT, 1}}},
+    {"indirect next out of range",
+     INDIRECT,
+     1,
+     0,
+     {{TABLE, 16, INDIR, 0}},
+     {{RAM, 1, NEXT, 1}, {RAM, 1, 0, 0}}},
     {"indirect loop",
      INDIRECT,
      1,
@@ -197,6 +204,7 @@ static void test_malformed_chains_break_the_queue(void **state)
 
         start(&f, bad->features);
         memcpy(f.ring.desc, bad->ring, sizeof(bad->ring));
+        ring_desc(&f.ring, SIZE, RAM, 1, 0, 0); /* fine, but behind the table */
         memcpy(guest_ptr(&f.guest, TABLE), bad->table, sizeof(bad->table));
         for (unsigned n = 0; n < bad->heads; n++)
             ring_add(&f.ring, bad->head);
@@ -510,6 +518,161 @@ static void test_no_wakeup_is_lost_with_event_indices(void **state)
     run_exchange(EVENT_IDX);
 }
 
+/* ---- two threads, store and load at the same moment ---- */
+
+/* Both threads run through an array of queues and do their half of pair C or D of virtqueue.c on each,
+ * with no rendezvous but one for each pass, so that they meet on some queue in most passes. Then no
+ * queue may be found on which neither saw the other's store. */
+enum { RACE_QUEUES = 256, RACE_PASSES = 1500 };
+
+struct race {
+    struct guest guest;
+    struct ring rings[RACE_QUEUES];
+    struct virtqueue vqs[RACE_QUEUES];
+    bool device_saw[RACE_QUEUES];
+    bool notifications; /* pair D, else pair C */
+    atomic_uint go, done;
+};
+
+/* Two threads on one CPU never meet. */
+static void pin_to_nth_cpu(unsigned n)
+{
+    cpu_set_t all, one;
+
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof(all), &all) < 0)
+        return;
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &all) && n-- == 0) {
+            CPU_SET(cpu, &one);
+            sched_setaffinity(0, sizeof(one), &one);
+            return;
+        }
+    }
+}
+
+static void await(atomic_uint *counter, unsigned pass)
+{
+    for (unsigned tries = 0; atomic_load_explicit(counter, memory_order_acquire) != pass; tries++) {
+        if (tries > 1000)
+            sched_yield();
+    }
+}
+
+static void *race_device(void *arg)
+{
+    struct race *race = arg;
+
+    pin_to_nth_cpu(1);
+    for (unsigned pass = 1; pass <= RACE_PASSES; pass++) {
+        await(&race->go, pass);
+        for (unsigned i = 0; i < RACE_QUEUES; i++) {
+            if (race->notifications) {
+                race->device_saw[i] = virtqueue_notify_enable(&race->vqs[i]);
+            } else {
+                virtqueue_push(&race->vqs[i], 0, 0);
+                race->device_saw[i] = virtqueue_publish(&race->vqs[i]);
+            }
+        }
+        atomic_store_explicit(&race->done, pass, memory_order_release);
+    }
+    return NULL;
+}
+
+/* Both sides at rest: the driver about to offer a chain or to ask for an interrupt. */
+static void race_prepare(struct race *race, unsigned i, unsigned pass)
+{
+    struct ring *ring = &race->rings[i];
+    uint16_t head;
+
+    if (race->notifications) {
+        if (pass > 1)
+            assert_int_equal(virtqueue_take(&race->vqs[i], &head), 1);
+        virtqueue_notify_disable(&race->vqs[i]);
+        ring_add(ring, 0);
+    } else if (ring->event_idx) {
+        ring_set_used_event(ring, (uint16_t)(pass + 1000)); /* not interested yet */
+    } else {
+        ring_set_no_interrupt(ring, true);
+    }
+}
+
+static bool race_driver(struct race *race, unsigned i, unsigned pass)
+{
+    struct ring *ring = &race->rings[i];
+
+    if (race->notifications)
+        return ring_publish(ring);
+    if (ring->event_idx)
+        ring_set_used_event(ring, (uint16_t)(pass - 1));
+    else
+        ring_set_no_interrupt(ring, false);
+    return __atomic_load_n(&ring->used->idx, __ATOMIC_SEQ_CST) == (uint16_t)pass;
+}
+
+static void run_race(uint64_t features, bool notifications)
+{
+    static struct race race;
+    bool driver_saw[RACE_QUEUES];
+    uint64_t seed = test_seed();
+    pthread_t device;
+    cpu_set_t cpus;
+    unsigned both = 0;
+
+    sched_getaffinity(0, sizeof(cpus), &cpus);
+    memset(&race, 0, sizeof(race));
+    race.notifications = notifications;
+    guest_init(&race.guest);
+    for (unsigned i = 0; i < RACE_QUEUES; i++) {
+        struct virtqueue *vq = &race.vqs[i];
+
+        ring_layout(&race.guest, &race.rings[i], SIZE, features & EVENT_IDX);
+        ring_desc(&race.rings[i], 0, RAM, 1, 0, 0);
+        assert_int_equal(virtqueue_init(vq, SIZE), 0);
+        vq->desc_gpa = race.rings[i].desc_gpa;
+        vq->avail_gpa = race.rings[i].avail_gpa;
+        vq->used_gpa = race.rings[i].used_gpa;
+        assert_int_equal(virtqueue_start(vq, &race.guest.mem, features), 0);
+    }
+    assert_int_equal(pthread_create(&device, NULL, race_device, &race), 0);
+    pin_to_nth_cpu(0);
+    for (unsigned pass = 1; pass <= RACE_PASSES; pass++) {
+        for (unsigned i = 0; i < RACE_QUEUES; i++)
+            race_prepare(&race, i, pass);
+        atomic_store_explicit(&race.go, pass, memory_order_release);
+        for (uint64_t n = test_random(&seed) % 4096; n > 0; n--)
+            __asm__ volatile("" ::: "memory");
+        for (unsigned i = 0; i < RACE_QUEUES; i++)
+            driver_saw[i] = race_driver(&race, i, pass);
+        await(&race.done, pass);
+        for (unsigned i = 0; i < RACE_QUEUES; i++) {
+            if (!driver_saw[i] && !race.device_saw[i])
+                fail_msg("pass %u, queue %u: neither side saw the other", pass, i);
+            both += driver_saw[i] && race.device_saw[i];
+        }
+    }
+    pthread_join(device, NULL);
+    sched_setaffinity(0, sizeof(cpus), &cpus);
+    print_message("met on %u queues in %u passes\n", both, RACE_PASSES);
+    for (unsigned i = 0; i < RACE_QUEUES; i++)
+        virtqueue_destroy(&race.vqs[i]);
+    guest_destroy(&race.guest);
+}
+
+static void test_interrupt_or_used_element_is_seen(void **state)
+{
+    (void)state;
+    run_race(0, false);
+    run_race(EVENT_IDX, false);
+}
+
+static void test_doorbell_or_available_chain_is_seen(void **state)
+{
+    (void)state;
+    run_race(0, true);
+    run_race(EVENT_IDX, true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -524,6 +687,8 @@ int main(void)
         cmocka_unit_test(test_interrupt_follows_used_event_through_the_wrap),
         cmocka_unit_test(test_no_interrupt_flag),
         cmocka_unit_test(test_notification_is_suppressed_and_enabled),
+        cmocka_unit_test(test_interrupt_or_used_element_is_seen),
+        cmocka_unit_test(test_doorbell_or_available_chain_is_seen),
         cmocka_unit_test(test_no_wakeup_is_lost_with_flags),
         cmocka_unit_test(test_no_wakeup_is_lost_with_event_indices),
     };
