@@ -81,7 +81,7 @@ static void tell(struct story *story, const char *path, unsigned steps, uint64_t
     close_image(blk);
 }
 
-enum { MAX_FILE = 8 << 20 };
+enum { MAX_FILE = 20 << 20 };
 
 /* The file as it was in the beginning, and as a crash leaves it. */
 static uint8_t start_file[MAX_FILE], crashed_file[MAX_FILE];
@@ -212,7 +212,7 @@ static void crash_at(const struct story *story, const uint8_t *start, size_t end
     verify(story, start, end);
 }
 
-static void crash_test(const char *create, unsigned steps, unsigned crashes, uint64_t cache)
+static void crash_test(const char *create, unsigned steps, unsigned repeats, uint64_t cache)
 {
     struct story story = {0};
     uint8_t *start;
@@ -229,12 +229,12 @@ static void crash_test(const char *create, unsigned steps, unsigned crashes, uin
     }
     close_image(blk);
     tell(&story, "top.qcow2", steps, cache);
-    for (unsigned i = 0; i < crashes; i++) {
+    for (unsigned i = 0; i < 15; i++) {
         crash_at(&story, start, rng() % (story.trace.count + 1));
     }
     /* Right before a sync most is open. */
     for (size_t end = 0; end < story.trace.count; end++) {
-        if (story.trace.events[end].kind == TRACE_SYNC) {
+        for (unsigned i = 0; i < repeats && story.trace.events[end].kind == TRACE_SYNC; i++) {
             crash_at(&story, start, end);
         }
     }
@@ -258,8 +258,119 @@ static void crashes_lose_nothing_flushed_and_corrupt_nothing(void **state)
     print_message("seed %ju\n", (uintmax_t)seed);
     rng_state = seed;
     for (size_t i = 0; i < ARRAY_LEN(images); i++) {
-        crash_test(images[i], 60, 15, 0);
-        crash_test(images[i], 60, 15, 1);
+        crash_test(images[i], 60, i == 0 ? 6 : 1, 0);
+        crash_test(images[i], 60, i == 0 ? 6 : 1, 1);
+    }
+}
+
+/* ---- operations that need the image to themselves ---- */
+
+struct maintenance {
+    const char *create;
+    uint8_t below; /* what the backing file holds */
+    void (*prepare)(struct blk *blk);
+    void (*run)(struct blk *blk);
+};
+
+static void write_some(struct blk *blk)
+{
+    for (uint64_t at = 0; at + 3000 < blk_length(blk); at += 50000) {
+        write_bytes(blk, at, 3000, 7);
+    }
+}
+
+static void write_all(struct blk *blk)
+{
+    write_bytes(blk, 0, blk_length(blk), 7);
+    assert_int_equal(blk_flush(blk), 0);
+}
+
+static void grow_a_lot(struct blk *blk)
+{
+    assert_int_equal(blk_resize(blk, blk_length(blk) * 40, NULL), 0);
+}
+
+static void empty(struct blk *blk)
+{
+    assert_int_equal(blk_make_empty(blk, NULL), 0);
+}
+
+/* Every byte below `size` is 7 or what the backing file holds; what was gained is zero. */
+static void verify_maintenance(const struct maintenance *m, uint64_t size)
+{
+    const struct blk_open_options options = {.path = "crash.qcow2", .format = "qcow2"};
+    struct blk_check_result result;
+    struct blk *blk = open_with(&options);
+    struct err err = {""};
+    uint8_t *buffer = malloc(blk_length(blk));
+
+    findings[0] = '\0';
+    assert_int_equal(blk_check(blk, 0, keep_finding, NULL, &result, &err), 0);
+    if (result.corruptions != 0 || result.check_errors != 0) {
+        fail_msg("%s", findings);
+    }
+    assert_int_equal(blk_pread(blk, 0, buffer, blk_length(blk)), 0);
+    for (uint64_t i = 0; i < blk_length(blk); i++) {
+        if (i >= size ? buffer[i] != 0 : buffer[i] != 7 && buffer[i] != m->below) {
+            fail_msg("byte %#jx is %#x", (uintmax_t)i, buffer[i]);
+        }
+    }
+    free(buffer);
+    close_image(blk);
+}
+
+static void crash_in_maintenance(const struct maintenance *m)
+{
+    struct story story = {0};
+    struct blk *blk;
+
+    shell("rm -f top.qcow2 base.raw; truncate -s 1M base.raw");
+    shell("qemu-io -f raw -c 'write -P 9 0 1M' base.raw > /dev/null");
+    shell("qemu-img create -q -f qcow2 %s", m->create);
+    blk = open_image("top.qcow2", true);
+    story.size = blk_length(blk);
+    m->prepare(blk);
+    close_image(blk);
+    load_start("top.qcow2");
+    blk = trace_open(&story.trace, "top.qcow2", 0);
+    story.trace.records = true;
+    m->run(blk);
+    close_image(blk);
+    for (size_t end = 0; end <= story.trace.count; end++) {
+        bool is_last = end == story.trace.count;
+
+        for (unsigned i = 0; i < 3; i++) {
+            if (is_last || story.trace.events[end].kind == TRACE_SYNC || rng() % 64 == 0) {
+                play(&story, end);
+                verify_maintenance(m, story.size);
+            }
+        }
+    }
+    trace_free(&story.trace);
+}
+
+static void nothing(struct blk *blk)
+{
+    (void)blk;
+}
+
+static void crashes_in_maintenance_corrupt_nothing(void **state)
+{
+    static const struct maintenance list[] = {
+        /* Grows the refcount table. */
+        {"-o cluster_size=512 top.qcow2 9M", 0, nothing, write_all},
+        /* Grows the L1 table; a larger backing file must not show. */
+        {"-o cluster_size=512 -b base.raw -F raw top.qcow2 100001", 9, write_some, grow_a_lot},
+        {"-o cluster_size=4k,compat=0.10 -b base.raw -F raw top.qcow2 100001", 9, write_some,
+         grow_a_lot},
+        {"-o cluster_size=512 -b base.raw -F raw top.qcow2", 9, write_some, empty},
+        {"-o cluster_size=4k -b base.raw -F raw top.qcow2", 9, write_some, empty},
+    };
+
+    (void)state;
+    rng_state = UINT64_C(0xdecade);
+    for (size_t i = 0; i < ARRAY_LEN(list); i++) {
+        crash_in_maintenance(&list[i]);
     }
 }
 
@@ -267,6 +378,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crashes_lose_nothing_flushed_and_corrupt_nothing),
+        cmocka_unit_test(crashes_in_maintenance_corrupt_nothing),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
