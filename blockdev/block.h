@@ -98,8 +98,8 @@ const struct blk_format *blk_probe_bytes(const uint8_t *bytes, size_t length);
 const struct blk_format *blk_format_find(const char *name);
 
 /* ---- policy.c ---- */
-/* -EACCES unless `path` leads to somewhere below the directory `root`, links resolved. */
-int policy_check_root(const char *root, const char *path, struct err *err);
+/* -EACCES unless the open file lies below the directory `root`, links resolved. */
+int policy_check_root(const char *root, const struct file *file, struct err *err);
 
 /* ---- chain.c ---- */
 /* Where the chain from `top` down holds `offset`: *layer is the layer that answers, NULL when none

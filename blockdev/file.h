@@ -38,8 +38,8 @@ struct file_ops {
 
 struct file {
     const struct file_ops *ops;
-    char *path;         /* as opened, for messages; owned */
-    int fd;             /* -1 for layers without one */
+    char *path; /* as opened, for messages; owned */
+    int fd;     /* -1 for layers without one */
     bool writable;
     unsigned alignment; /* of offset, length and memory that is fastest: 1, or O_DIRECT's */
     unsigned lock_used, lock_unshared; /* file_lock()'s: the bytes held at 100+p and 200+p */
@@ -47,9 +47,9 @@ struct file {
 
 struct file_open_options {
     bool writable;
-    bool direct;       /* O_DIRECT; the layer bounces what is not aligned */
-    bool create;       /* create when missing (mode 0644) */
-    bool no_sync;      /* sync succeeds at once (cache=unsafe) */
+    bool direct;  /* O_DIRECT; the layer bounces what is not aligned */
+    bool create;  /* create when missing (mode 0644) */
+    bool no_sync; /* sync succeeds at once (cache=unsafe) */
 };
 
 /* Opens a regular file or a block device; anything else is refused by name (-EINVAL, a directory

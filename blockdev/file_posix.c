@@ -268,21 +268,37 @@ static const struct file_ops posix_ops = {
     .close = posix_close,
 };
 
-static int check_type(int fd, const char *path, bool *is_block_device, struct err *err)
+static int check_type(const struct stat *st, const char *path, struct err *err)
 {
-    struct stat st;
-
-    if (fstat(fd, &st) != 0) {
-        return err_set_errno(err, -errno, "Could not examine '%s'", path);
-    }
-    if (S_ISDIR(st.st_mode)) {
+    if (S_ISDIR(st->st_mode)) {
         return err_set_errno(err, -EISDIR, "Could not open '%s'", path);
     }
-    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+    if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode)) {
         return err_set(err, -EINVAL, "'%s' is neither a regular file nor a block device", path);
     }
-    *is_block_device = S_ISBLK(st.st_mode);
     return 0;
+}
+
+/* Opens and returns the descriptor. The type is looked at before, because merely opening some devices
+ * does something, and after, because the name may lead elsewhere by then. */
+static int open_checked(const char *path, int flags, struct stat *st, struct err *err)
+{
+    int fd, r = stat(path, st) == 0 ? check_type(st, path, err) : 0;
+
+    if (r != 0) {
+        return r;
+    }
+    fd = open(path, flags, 0644);
+    if (fd < 0) {
+        return err_set_errno(err, -errno, "Could not open '%s'", path);
+    }
+    r = fstat(fd, st) == 0 ? check_type(st, path, err)
+                           : err_set_errno(err, -errno, "Could not examine '%s'", path);
+    if (r != 0) {
+        close(fd);
+        return r;
+    }
+    return fd;
 }
 
 int file_open_posix(const char *path, const struct file_open_options *options, struct file **out,
@@ -291,17 +307,11 @@ int file_open_posix(const char *path, const struct file_open_options *options, s
     int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (options->writable ? O_RDWR : O_RDONLY) |
                 (options->create ? O_CREAT : 0);
     struct posix_file *posix;
-    bool is_block_device = false;
-    int fd, r;
+    struct stat st;
+    int fd = open_checked(path, flags, &st, err), r = 0;
 
-    fd = open(path, flags, 0644);
     if (fd < 0) {
-        return err_set_errno(err, -errno, "Could not open '%s'", path);
-    }
-    r = check_type(fd, path, &is_block_device, err);
-    if (r != 0) {
-        close(fd);
-        return r;
+        return fd;
     }
     /* Reading leaves no trace in the file; who does not own it has to leave one (-EPERM). */
     (void)fcntl(fd, F_SETFL, O_NONBLOCK | O_NOATIME);
@@ -315,7 +325,7 @@ int file_open_posix(const char *path, const struct file_open_options *options, s
     posix->file.fd = fd;
     posix->file.writable = options->writable;
     posix->file.alignment = 1;
-    posix->is_block_device = is_block_device;
+    posix->is_block_device = S_ISBLK(st.st_mode);
     posix->no_sync = options->no_sync;
     *out = &posix->file;
     if (options->direct) {

@@ -178,15 +178,10 @@ static int open_below(struct blk *top, struct blk *parent, const struct blk_open
                        "(or record the backing format in the image above it) if you trust it",
                        parent->path);
     }
-    if (options->backing_root != NULL) {
-        r = policy_check_root(options->backing_root, parent->backing_path, err);
-        if (r != 0) {
-            return r;
-        }
-    }
     r = file_open_posix(parent->backing_path, &file_options, &file, err);
     if (r == 0) {
-        r = check_loop(top, file, err);
+        r = options->backing_root != NULL ? policy_check_root(options->backing_root, file, err) : 0;
+        r = r == 0 ? check_loop(top, file, err) : r;
         if (r != 0) {
             file_close(file);
         } else {
