@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* struct kvm_irq_routing ends in a flexible array, counted here in entries. */
 static size_t table_size(size_t entries)
@@ -139,7 +140,14 @@ static int irqfd(struct kvm_irq *irq, int msi, int fd, unsigned flags)
 
 static int msi_connect(struct pci_host *host, int msi, int fd)
 {
-    return irqfd(irq_of(host), msi, fd, 0);
+    int r = irqfd(irq_of(host), msi, fd, 0);
+    uint64_t pending;
+
+    /* The kernel has sent a signal that was pending, but leaves it in the counter (later ones it takes
+     * out): there it would be pending again, and be sent again, after the next disconnect. */
+    while (r == 0 && read(fd, &pending, sizeof(pending)) > 0)
+        ;
+    return r;
 }
 
 static void msi_disconnect(struct pci_host *host, int msi, int fd)

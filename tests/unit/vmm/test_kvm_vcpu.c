@@ -285,6 +285,7 @@ static void message_sources_are_many_and_come_back(void **state)
     int msis[MANY], fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct pci_host *host;
     struct fixture f;
+    uint64_t pending = 1;
 
     (void)state;
     if (!build(&f, spin, sizeof(spin))) {
@@ -298,7 +299,10 @@ static void message_sources_are_many_and_come_back(void **state)
         /* Any address and data that a guest may write. */
         assert_int_equal(host->ops->msi_route(host, msis[i], i * 0x0123456789abcdefULL, ~i), 0);
     }
+    /* What was pending is sent at the connection, once. */
+    assert_int_equal(write(fd, &pending, sizeof(pending)), sizeof(pending));
     assert_int_equal(host->ops->msi_connect(host, msis[7], fd), 0);
+    assert_int_equal(read(fd, &pending, sizeof(pending)), -1);
     host->ops->msi_disconnect(host, msis[7], fd);
     host->ops->msi_destroy(host, msis[7]);
     assert_int_equal(host->ops->msi_create(host), 7);
