@@ -177,7 +177,7 @@ void options_print_help(FILE *out)
     };
 
     fputs("Usage: minivmm --kernel FILE [OPTION...]\n"
-          "Runs a Linux kernel in a virtual machine on KVM, from disks in qcow2 or raw images.\n",
+          "Runs a Linux kernel in a virtual machine on KVM, with qcow2 and raw disks.\n",
           out);
     for (unsigned group = 0; group < sizeof(titles) / sizeof(titles[0]); group++) {
         fprintf(out, "\n%s:\n", titles[group]);
@@ -187,12 +187,12 @@ void options_print_help(FILE *out)
         }
     }
     fputs("\nGeneral:\n", out);
-    print_option(out, "config", "FILE",
-                 "read options from a JSON file; the command line overrides it");
+    print_option(out, "config", "FILE", "read options from a JSON file");
     print_option(out, "help", NULL, "show this help");
     print_option(out, "version", NULL, "show the version");
     fputs("\nExit status: 0 the guest powered off, 1 could not start, 2 failed while running,\n"
-          "10 the guest rebooted, 11 it panicked, 12 triple fault, 124 timeout, 128+n signal n.\n"
+          "10 the guest rebooted, 11 it panicked, 12 triple fault, 124 timeout, 128+n ended\n"
+          "by signal n.\n"
           "Example: minivmm --kernel vmlinuz --initrd initrd.img --disk snapshot.qcow2\n",
           out);
 }

@@ -282,42 +282,41 @@ static int set_debug_exit(struct vm_config *config, const char *value, struct er
 
 const struct setting settings[SETTINGS_COUNT] = {
     {"kernel", "FILE", SETTING_TEXT, SETTING_GROUP_BOOT,
-     "Linux bzImage, or an ELF file with a PVH or 64-bit entry", set_kernel},
+     "Linux bzImage, or ELF with a PVH or 64-bit entry", set_kernel},
     {"initrd", "FILE", SETTING_TEXT, SETTING_GROUP_BOOT, "initial RAM disk", set_initrd},
     {"append", "TEXT", SETTING_TEXT, SETTING_GROUP_BOOT,
-     "kernel command line; default: console on COM1, root on the\n"
-     "first disk, panic and reboot end the machine",
+     "kernel command line; default: console on COM1,\n"
+     "root on the first disk, a panic ends the machine",
      set_append},
     {"memory", "SIZE", SETTING_NUMBER, SETTING_GROUP_MACHINE,
-     "guest memory, from 32M to the host's (default 256M)", set_memory},
+     "guest memory, 32M to the host's (default 256M)", set_memory},
     {"cpus", "N", SETTING_NUMBER, SETTING_GROUP_MACHINE, "virtual CPUs, 1 to 64 (default 1)",
      set_cpus},
     {"hugepages", NULL, SETTING_SWITCH, SETTING_GROUP_MACHINE, "back guest memory by 2 MiB pages",
      set_hugepages},
     {"disk", "PATH[,KEY=VALUE...]", SETTING_DISK, SETTING_GROUP_DISKS,
-     "add a disk; a comma inside a value is doubled. Keys:\n"
-     "  format=qcow2|raw                (default: found out)\n"
-     "  readonly=on|off                 (default off)\n"
-     "  serial=TEXT                     (at most 20 bytes)\n"
-     "  queues=N                        (default: one a CPU, at most 8)\n"
-     "  discard=on|off                  (default on)\n"
-     "  cache=writeback|direct|unsafe   (default writeback)",
+     "add a disk; a comma in a value is doubled; keys:\n"
+     "  format=qcow2|raw  readonly=on|off  serial=TEXT\n"
+     "  queues=N  discard=on|off\n"
+     "  cache=writeback|direct|unsafe",
      set_disk},
     {"backing-root", "DIR", SETTING_TEXT, SETTING_GROUP_DISKS,
      "refuse backing files outside of this directory", set_backing_root},
     {"console", "WHERE", SETTING_TEXT, SETTING_GROUP_CONSOLE,
-     "COM1 goes to stdio (default), null, file:PATH or pty", set_console},
+     "COM1: stdio (default), null, file:PATH or pty", set_console},
     {"console-escape", "on|off", SETTING_SWITCH, SETTING_GROUP_CONSOLE,
-     "Ctrl-A x ends the machine, Ctrl-A h lists more (default on)", set_console_escape},
+     "Ctrl-A x ends the machine, Ctrl-A h lists more\n"
+     "(default on)",
+     set_console_escape},
     {"timeout", "SECONDS", SETTING_NUMBER, SETTING_GROUP_LIFE,
-     "end the machine after this time, with status 124", set_timeout},
+     "end the machine after this time (status 124)", set_timeout},
     {"on-reboot", "exit|restart", SETTING_TEXT, SETTING_GROUP_LIFE,
-     "what a guest's reboot does (default exit, with status 10)", set_on_reboot},
+     "what a guest's reboot does (default exit)", set_on_reboot},
     {"log-level", "LEVEL", SETTING_TEXT, SETTING_GROUP_PROCESS,
      "error, warn (default), info or debug", set_log_level},
     {"quiet", NULL, SETTING_SWITCH, SETTING_GROUP_PROCESS, "log errors alone", set_quiet},
     {"sandbox", "on|off", SETTING_SWITCH, SETTING_GROUP_PROCESS,
-     "allow the running machine few system calls (default on)", set_sandbox},
+     "allow the process few system calls (default on)", set_sandbox},
     {"debug-exit", NULL, SETTING_SWITCH, SETTING_GROUP_PROCESS,
-     "port 0xf4 ends the machine with the status written to it", set_debug_exit},
+     "for test guests: port 0xf4 ends the machine", set_debug_exit},
 };
