@@ -86,7 +86,7 @@ static int write_old(struct comparison *c, uint64_t offset, const unsigned char 
                      size_t length)
 {
     if (buffer_is_zero(data, length))
-        return blk_pwrite_zeroes(c->overlay, offset, length, BLK_REQ_MAY_UNMAP);
+        return blk_pwrite_zeroes(c->overlay, offset, length, BLK_REQ_HIDE);
     return blk_pwrite(c->overlay, offset, data, length);
 }
 

@@ -85,6 +85,9 @@ enum blk_op { BLK_READ, BLK_WRITE, BLK_FLUSH, BLK_DISCARD, BLK_WRITE_ZEROES };
 enum {
     BLK_REQ_FUA = 1,       /* WRITE, WRITE_ZEROES: durable at completion */
     BLK_REQ_MAY_UNMAP = 2, /* WRITE_ZEROES: clusters may be given back */
+    /* WRITE_ZEROES: the top layer itself holds the zeros, even where what lies below shows zeros as
+     * well: for use before the backing file changes. */
+    BLK_REQ_HIDE = 4,
 };
 
 /*

@@ -23,6 +23,7 @@ enum how {
     HOW_DISCARD, /* best effort */
     HOW_FREE,    /* zeros, and space is given back */
     HOW_KEEP,    /* zeros, and space stays */
+    HOW_HIDE,    /* the same, and said by this layer itself: what lies below is about to change */
 };
 
 static bool has_zero_flag(const struct qcow2 *q)
@@ -34,12 +35,12 @@ static bool has_zero_flag(const struct qcow2 *q)
 static uint64_t zero_entry(const struct qcow2 *q, const struct qcow2_cluster *old, enum how how,
                            bool *gives_up)
 {
-    if (how == HOW_KEEP && has_zero_flag(q) && old->host_offset != 0 && old->is_copied) {
+    if ((how == HOW_KEEP || how == HOW_HIDE) && has_zero_flag(q) && old->host_offset != 0 && old->is_copied) {
         *gives_up = false;
         return old->host_offset | QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO;
     }
     *gives_up = old->host_offset != 0;
-    return q->blk->backing_name != NULL ? QCOW2_L2_ZERO : 0;
+    return q->blk->backing_name != NULL || how == HOW_HIDE ? QCOW2_L2_ZERO : 0;
 }
 
 /* Changes the entries of [start, end), which share a slice and are in flight. */
@@ -133,24 +134,28 @@ static int skip_zeroes(struct qcow2 *q, uint64_t offset, uint64_t length, enum h
     unsigned depth;
     int r = chain_map(q->blk, offset, length, 0, &layer, &depth, &extent);
     bool holds_space = depth == 0 && extent.has_host_offset;
+    bool is_zero;
 
     if (r != 0) {
         return r;
     }
+    if (how == HOW_HIDE) {
+        is_zero = extent.kind == BLK_EXTENT_ZERO && depth == 0;
+    } else {
+        is_zero = extent.kind == BLK_EXTENT_UNALLOCATED ||
+                  (extent.kind == BLK_EXTENT_ZERO && (how == HOW_KEEP || !holds_space));
+    }
     *examined = extent.length;
-    *skipped = extent.kind == BLK_EXTENT_UNALLOCATED ||
-                       (extent.kind == BLK_EXTENT_ZERO && (how == HOW_KEEP || !holds_space))
-                   ? extent.length
-                   : 0;
+    *skipped = is_zero ? extent.length : 0;
     return 0;
 }
 
 /* An edge of write-zeroes: less than a cluster. */
-static int zero_edge(struct qcow2 *q, uint64_t offset, uint64_t length)
+static int zero_edge(struct qcow2 *q, uint64_t offset, uint64_t length, enum how how)
 {
     while (length > 0) {
         uint64_t skipped, examined;
-        int r = skip_zeroes(q, offset, length, HOW_KEEP, &skipped, &examined);
+        int r = skip_zeroes(q, offset, length, how, &skipped, &examined);
 
         if (r == 0 && skipped == 0) {
             r = write_real_zeroes(q, offset, examined);
@@ -213,20 +218,24 @@ int qcow2_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsign
 {
     struct qcow2 *q = qcow2_of(blk);
     enum how how = (flags & BLK_REQ_MAY_UNMAP) && blk->can_discard ? HOW_FREE : HOW_KEEP;
+    enum how edge_how = HOW_KEEP;
     uint64_t start, end;
     int r;
 
-    if (!has_zero_flag(q) && (blk->backing_name != NULL || how == HOW_KEEP)) {
-        return zero_edge(q, offset, length);
+    if (flags & BLK_REQ_HIDE) {
+        how = edge_how = HOW_HIDE;
+    }
+    if (!has_zero_flag(q) && (blk->backing_name != NULL || how != HOW_FREE)) {
+        return zero_edge(q, offset, length, edge_how);
     }
     inner_clusters(q, offset, length, &start, &end);
     if (start >= end) {
-        return zero_edge(q, offset, length);
+        return zero_edge(q, offset, length, edge_how);
     }
-    r = zero_edge(q, offset, start - offset);
+    r = zero_edge(q, offset, start - offset, edge_how);
     r = r == 0 ? zero_clusters(q, start, end, how) : r;
     if (r == 0 && offset + length > end) {
-        r = zero_edge(q, end, offset + length - end);
+        r = zero_edge(q, end, offset + length - end, edge_how);
     }
     return r;
 }

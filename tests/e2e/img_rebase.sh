@@ -1,0 +1,129 @@
+#!/bin/bash
+# `minivmm-img rebase` against qemu-img: the same result on the same chains.
+. "$(dirname "$0")/../lib.sh"
+. "$(dirname "$0")/img_lib.sh"
+
+# prepare [CREATE-OPTIONS]: base, an equal copy, other content, a shorter and a longer one, an overlay.
+prepare() {
+    rm -f -- *.qcow2 *.raw
+    qemu-img create -q -f qcow2 base.qcow2 8M
+    qemu-io -c 'write -P 1 0 3M' -c 'write -P 2 6M 64k' base.qcow2
+    cp base.qcow2 copy.qcow2
+    cp base.qcow2 other.qcow2
+    qemu-io -c 'write -P 9 512k 192k' -c 'write -P 8 5M 100k' -c 'write -z 2M 256k' other.qcow2
+    qemu-img create -q -f qcow2 short.qcow2 2M
+    qemu-io -c 'write -P 5 1M 1M' short.qcow2
+    qemu-img create -q -f qcow2 long.qcow2 32M
+    qemu-io -c 'write -P 6 0 32M' long.qcow2
+    qemu-img convert -O raw other.qcow2 other.raw
+    qemu-img create -q -f qcow2 "$@" -b base.qcow2 -F qcow2 o.qcow2
+    qemu-io -c 'write -P 3 64k 128k' -c 'write -z 1M 70k' -c 'write -P 4 7M 4k' o.qcow2
+    cp o.qcow2 before.qcow2
+}
+
+# kept NAME: the overlay shows what it showed before.
+kept() {
+    check "$1: the content is kept" qemu-img compare "$m/o.qcow2" "$q/before.qcow2"
+    check "$1: clean" qemu-img check -q "$m/o.qcow2"
+}
+
+for options in cluster_size=64k cluster_size=512 cluster_size=2M compat=0.10,cluster_size=4k; do
+    for backing in copy.qcow2 other.qcow2 short.qcow2 long.qcow2 other.raw ''; do
+        name="rebase ($options) onto '${backing}'"
+        format=${backing##*.}
+        both prepare -o $options
+        same "$name" rebase -b "$backing" ${format:+-F "$format"} o.qcow2
+        same "$name: info" info o.qcow2
+        kept "$name"
+    done
+done
+
+both prepare
+allocated() { qemu-img check "$1" | sed -n 's/^\([0-9]*\)\/.*/\1/p'; }
+before=$(allocated "$m/o.qcow2")
+(cd "$m" && "$IMG" rebase -b copy.qcow2 -F qcow2 o.qcow2)
+check "an equal base costs no cluster" test "$before" = "$(allocated "$m/o.qcow2")"
+both prepare
+both cp o.qcow2 twice.qcow2
+(cd "$m" && "$IMG" rebase -b other.qcow2 -F qcow2 o.qcow2 && "$IMG" rebase -b base.qcow2 -F qcow2 o.qcow2)
+kept "there and back"
+
+# Longer chains, and a base within the chain.
+deep() {
+    prepare
+    qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 mid.qcow2
+    qemu-io -c 'write -P 7 128k 1M' mid.qcow2
+    qemu-img rebase -u -b mid.qcow2 -F qcow2 o.qcow2
+    cp o.qcow2 before.qcow2
+}
+both deep
+same "rebase onto the base's base" rebase -b base.qcow2 -F qcow2 o.qcow2
+kept "rebase onto the base's base"
+both deep
+same "rebase of the middle of a chain" rebase -b other.qcow2 -F qcow2 mid.qcow2
+kept "rebase of the middle of a chain"
+larger() { prepare && qemu-img resize -q o.qcow2 16M && cp o.qcow2 before.qcow2; }
+both larger
+same "an overlay larger than its old base, onto a longer one" rebase -b long.qcow2 -F qcow2 o.qcow2
+kept "an overlay larger than its old base, onto a longer one"
+both mkdir -p sub
+relative() { prepare && mkdir -p sub && qemu-img create -q -f qcow2 -b ../base.qcow2 -F qcow2 sub/o.qcow2; }
+both relative
+same "names are relative to the overlay" rebase -b ../copy.qcow2 -F qcow2 sub/o.qcow2
+same "names are relative to the overlay: info" info sub/o.qcow2
+
+# ---- unsafe ----
+both prepare
+same "-u onto a missing file" rebase -u -b missing -F qcow2 o.qcow2
+same "-u onto a missing file: info" info o.qcow2
+same_status "then safe mode cannot work" rebase -b copy.qcow2 -F qcow2 o.qcow2
+same "-u back" rebase -u -b base.qcow2 -F qcow2 o.qcow2
+kept "-u there and back"
+same "-u onto nothing" rebase -u -b '' o.qcow2
+same "-u onto nothing: info" info o.qcow2
+
+# ---- options ----
+both prepare
+same "-q" rebase -q -b other.qcow2 -F qcow2 o.qcow2
+both prepare
+same "-q -p" rebase -q -p -b other.qcow2 -F qcow2 o.qcow2
+both prepare
+(cd "$m" && "$IMG" rebase -p -b other.qcow2 -F qcow2 o.qcow2) >"$work/progress"
+check "-p begins with 0, ends with 100 and a new line" \
+    bash -c 'tr "\r" "\n" <"$1" | head -1 | grep -qxF "    (0.00/100%)" && tail -c 18 "$1" | od -c | grep -q "\\\\r  \\\\n"' \
+    - "$work/progress"
+both prepare
+same "-t and -T" rebase -t none -T none -f qcow2 -b other.qcow2 -F qcow2 o.qcow2
+kept "-t and -T"
+both prepare
+(cd "$m" && "$IMG" rebase -b other.raw o.qcow2) 2>"$work/said"
+check "a missing format is found, said and recorded" \
+    bash -c 'grep -q "found and recorded raw" "$1" && qemu-img info "$2" | grep -q "^backing file format: raw"' \
+    - "$work/said" "$m/o.qcow2"
+kept "a missing format"
+
+# ---- what is refused ----
+both prepare
+same "neither -b nor -u" rebase o.qcow2
+same "no file" rebase -b copy.qcow2
+same "unknown format of the base" rebase -b copy.qcow2 -F foo o.qcow2
+same "missing base" rebase -b missing -F qcow2 o.qcow2
+same "unsafe, missing, no format" rebase -u -b missing o.qcow2
+same "unknown cache" rebase -t foo -b '' o.qcow2
+same "unknown source cache" rebase -T foo -b '' o.qcow2
+same "missing overlay" rebase -b copy.qcow2 -F qcow2 missing
+refuse "its own base" "$IMG" rebase -b o.qcow2 -F qcow2 "$m/o.qcow2"
+refuse "its own base, unsafe" "$IMG" rebase -u -b o.qcow2 -F qcow2 "$m/o.qcow2"
+refuse "raw has no base" "$IMG" rebase -u -b base.qcow2 -F qcow2 "$m/other.raw"
+refuse "json: names" "$IMG" rebase -u -b 'json:{}' -F qcow2 "$m/o.qcow2"
+long=$(printf 'n%.0s' $(seq 1100))
+refuse "names that are too long" "$IMG" rebase -u -b "$long" -F raw "$m/o.qcow2"
+kept "what was refused"
+coproc holder { qemu-io "$m/o.qcow2" 2>&1; }
+echo "read 0 512" >&"${holder[1]}"
+read -r _ <&"${holder[0]}"
+refuse "an overlay in use" "$IMG" rebase -b copy.qcow2 -F qcow2 "$m/o.qcow2"
+echo quit >&"${holder[1]}"
+wait "$holder_PID" 2>/dev/null
+
+finish
