@@ -14,14 +14,19 @@
 #include <errno.h>
 #include <string.h>
 
-enum { MAGIC_BYTES = 4, ZEROES_CHUNK = 256 << 10 };
+enum { MAGIC_BYTES = 4, SECTOR_BYTES = 512, ZEROES_CHUNK = 256 << 10 };
 
 static int raw_open(struct blk *blk, const struct blk_open_options *options, struct err *err)
 {
     int r = blk->file->ops->size(blk->file, &blk->length);
 
     (void)options;
-    return r != 0 ? err_set_errno(err, r, "Could not read the file's size") : 0;
+    if (r != 0) {
+        return err_set_errno(err, r, "Could not read the file's size");
+    }
+    /* Disks consist of sectors (QEMU rounds likewise): what the file lacks of the last one is zero. */
+    blk->length = align_up(blk->length, SECTOR_BYTES);
+    return 0;
 }
 
 static int raw_close(struct blk *blk, struct err *err)
