@@ -120,15 +120,15 @@ static int print_json(const struct blk_check_result *r, const char *path, const 
     json_add_nonzero(object, "image-end-offset", r->image_end_offset);
     json_add_nonzero(object, "compressed-clusters", r->compressed_clusters);
     json_add_nonzero(object, "total-clusters", r->total_clusters);
+    json_add_nonzero(object, "corruptions", r->corruptions);
+    json_add_nonzero(object, "corruptions-fixed", r->corruptions_fixed);
     json_add_number(object, "check-errors", r->check_errors);
     json_add_nonzero(object, "leaks", r->leaks);
-    json_add_nonzero(object, "corruptions", r->corruptions);
-    json_add_nonzero(object, "allocated-clusters", r->allocated_clusters);
-    json_add_nonzero(object, "fragmented-clusters", r->fragmented_clusters);
     json_add_nonzero(object, "leaks-fixed", r->leaks_fixed);
-    json_add_nonzero(object, "corruptions-fixed", r->corruptions_fixed);
+    json_add_nonzero(object, "allocated-clusters", r->allocated_clusters);
     json_add_text(object, "filename", path);
     json_add_text(object, "format", format);
+    json_add_nonzero(object, "fragmented-clusters", r->fragmented_clusters);
     return json_print(object);
 }
 

@@ -115,7 +115,7 @@ static bool parse_args(int argc, char **argv, struct convert_args *args, int *st
         return false;
     }
     if (argc - optind < 2) {
-        *status = img_usage_error("Must specify image file name");
+        log_error("Must specify image file name");
         return false;
     }
     args->source_paths = argv + optind;

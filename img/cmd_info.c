@@ -173,6 +173,15 @@ static int show(const struct info_args *args, const char *path, const char *form
         if (args->chain && info.backing_path != NULL) {
             *next = strdup(info.backing_path);
             *next_format = info.backing_format != NULL ? strdup(info.backing_format) : NULL;
+        } else if (args->chain && info.backing_name != NULL) {
+            /* A name that is no path: the same words as when opening the chain. */
+            char *unused = NULL;
+
+            if (blk_backing_path(path, info.backing_name, &unused, &err) < 0) {
+                log_error("Could not open '%s': %s", path, err.text);
+                status = 1;
+            }
+            free(unused);
         }
     }
     img_close(blk, &status);
