@@ -93,8 +93,8 @@ $(BUILD)/minivmm-img: $(BUILD)/img/main.o $(LIB_IMG)
 unit_tests = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/$(1)/test_*.c))
 UNIT_TESTS := $(foreach l,base blockdev virtio vmm img,$(call unit_tests,$(l)))
 
-# The driver's side of the rings, shared by the tests of devices; before the libraries that it needs.
-$(call unit_tests,virtio): $(BUILD)/tests/unit/virtio/harness.o
+# What the tests of devices share stands before the libraries that it needs.
+$(call unit_tests,virtio): $(patsubst %,$(BUILD)/tests/unit/virtio/%.o,harness disk toy)
 $(call unit_tests,base):     $(BUILD)/%: $(BUILD)/%.o $(LIB_BASE)
 $(call unit_tests,blockdev): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
 $(call unit_tests,virtio):   $(BUILD)/%: $(BUILD)/%.o $(LIB_VIRTIO)

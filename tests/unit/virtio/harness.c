@@ -238,6 +238,19 @@ void *guest_ptr(struct guest *guest, uint64_t gpa)
     return guest->ram + (gpa - HARNESS_RAM_GPA);
 }
 
+unsigned guest_find_capability(struct guest *guest, uint8_t type)
+{
+    unsigned at = pci_function_config_read(guest->fn, PCI_CAPABILITY_LIST, 1), hops = 0;
+
+    for (; at; at = pci_function_config_read(guest->fn, at + 1, 1)) {
+        assert_true(++hops < 20);
+        if (pci_function_config_read(guest->fn, at, 1) == PCI_CAP_ID_VNDR &&
+            pci_function_config_read(guest->fn, at + VIRTIO_PCI_CAP_CFG_TYPE, 1) == type)
+            return at;
+    }
+    return 0;
+}
+
 uint64_t bar_get(struct guest *guest, uint64_t offset, unsigned len)
 {
     uint64_t value = 0;
@@ -321,6 +334,16 @@ void ring_layout(struct guest *guest, struct ring *ring, uint16_t size, bool eve
     memset(ring->desc, 0, size * sizeof(struct vring_desc));
     memset(ring->avail, 0, 6 + 2 * (size_t)size);
     memset(ring->used, 0, 6 + 8 * (size_t)size);
+}
+
+void ring_attach(struct guest *guest, const struct ring *ring, struct virtqueue *vq,
+                 uint64_t features)
+{
+    assert_int_equal(virtqueue_init(vq, ring->size), 0);
+    vq->desc_gpa = ring->desc_gpa;
+    vq->avail_gpa = ring->avail_gpa;
+    vq->used_gpa = ring->used_gpa;
+    assert_int_equal(virtqueue_start(vq, &guest->mem, features), 0);
 }
 
 void guest_setup_ring(struct guest *guest, struct ring *ring, unsigned index, uint16_t size,

@@ -97,6 +97,9 @@ void guest_destroy(struct guest *guest);
 uint64_t guest_alloc(struct guest *guest, uint64_t size, uint64_t align);
 void *guest_ptr(struct guest *guest, uint64_t gpa);
 
+/* Where the virtio capability of this type (VIRTIO_PCI_CAP_*) stands; 0 when there is none. */
+unsigned guest_find_capability(struct guest *guest, uint8_t type);
+
 /* BAR 0 accesses, under the PCI lock. */
 uint64_t bar_get(struct guest *guest, uint64_t offset, unsigned len);
 void bar_set(struct guest *guest, uint64_t offset, uint64_t value, unsigned len);
@@ -117,6 +120,9 @@ void guest_setup_ring(struct guest *guest, struct ring *ring, unsigned index, ui
                       uint64_t features);
 /* The rings' memory alone, for tests of struct virtqueue. */
 void ring_layout(struct guest *guest, struct ring *ring, uint16_t size, bool event_idx);
+/* The device's side of such a ring, started. */
+void ring_attach(struct guest *guest, const struct ring *ring, struct virtqueue *vq,
+                 uint64_t features);
 /* Turns MSI-X on, programs and unmasks every vector, queue n on vector n + 1, changes on vector 0.
  */
 void guest_enable_msix(struct guest *guest, unsigned queues);

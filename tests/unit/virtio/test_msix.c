@@ -64,7 +64,7 @@ static bool pending(struct fixture *f, unsigned vector)
 {
     uint64_t bits;
 
-    msix_pba_read(f->msix, vector / 64 * 8, &bits, 8);
+    msix_pba_read(f->msix, vector / 64 * 8ULL, &bits, 8);
     return bits >> (vector % 64) & 1;
 }
 
