@@ -9,7 +9,7 @@ $(BENCH_TOOLS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
 
 ##> Measuring
 ##  make bench           speed and memory beside QEMU and the machine's own limit; QUICK=1: roughly
-bench: all $(BENCH_TOOLS)
+bench: all guests $(BENCH_TOOLS)
 	@QUICK=$(QUICK) python3 tests/bench/bench.py $(abspath $(BUILD))
 
 .PHONY: bench

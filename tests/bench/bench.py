@@ -24,6 +24,9 @@ READS = 20000 if QUICK else 100000
 WRITES = IMAGE // 65536
 # Odd in units of 4 KiB: visits every block once, far from the last one.
 STRIDE = 4096 * 20011
+GUEST_MIB = 256
+GUEST_MEMORY = "%dM" % GUEST_MIB
+GUEST_PASSED = 42
 MEASURE = sys.argv[1] + "/tests/bench/measure"
 
 
@@ -65,6 +68,7 @@ class Bench:
             for _ in range(IMAGE // MIB):
                 file.write(os.urandom(MIB))
         sh("qemu-img", "convert", "-O", "qcow2", base, self.path("base.qcow2"))
+        shutil.copyfile(self.path("base.qcow2"), self.path("limit.img"))
         self.overlay("overlay.qcow2", "base.qcow2")
         below = "base.qcow2"
         for i in range(1, 101):
@@ -117,7 +121,8 @@ class Bench:
         for _ in range(ROUNDS):
             ours.append(count / self.engine_seconds(args, target("ours")))
             peer.append(count / max(self.qemu_seconds(args, target("peer"), aio), 0.001))
-            limit.append(count / self.limit_seconds(args, self.path("base.raw")))
+            limit.append(count / self.limit_seconds(args, self.path("limit.img" if write else
+                                                                    "base.qcow2")))
         return ours, peer, limit, "QEMU with aio=%s" % aio
 
     # ---- whole commands ----
@@ -171,6 +176,62 @@ class Bench:
         return self.commands([self.engine] + args, ["qemu-img", "bench", "-f", "qcow2"] + args,
                              index=index)
 
+    # ---- machines, on this host's /dev/kvm ----
+
+    def machine_commands(self, guest, machine):
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            raise Skip("/dev/kvm cannot be opened")
+        kernel = self.guests / guest
+        return ([self.vmm, "--quiet", "--kernel", kernel, "--memory", GUEST_MEMORY,
+                 "--debug-exit", "--append", "halt"],
+                ["qemu-system-x86_64", "-M", machine, "-accel", "kvm", "-m", GUEST_MEMORY,
+                 "-kernel", kernel, "-append", "halt", "-nodefaults", "-no-user-config", "-display",
+                 "none", "-serial", "stdio", "-no-reboot", "-device",
+                 "isa-debug-exit,iobase=0xf4,iosize=4"])
+
+    def start(self, machine, index):
+        """From fork and exec to the exit of a guest that does next to nothing."""
+        ours, peer = [], []
+        our_argv, peer_argv = self.machine_commands("hello", machine)
+        for _ in range(ROUNDS):
+            ours.append(timed(*our_argv, expect=GUEST_PASSED)[index])
+            # isa-debug-exit: status v of the guest is 2v + 1 of the process.
+            peer.append(timed(*peer_argv, expect=2 * GUEST_PASSED + 1)[index])
+        return ours, peer, None, "hello guest, memory 256M, %s" % machine
+
+    @staticmethod
+    def beyond_guest(argv):
+        """KiB resident, without the guest's memory, once the guest says that it runs."""
+        process = subprocess.Popen([str(a) for a in argv], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        try:
+            output = b""
+            while b"ready" not in output:
+                chunk = os.read(process.stdout.fileno(), 4096)
+                if not chunk:
+                    raise Skip("%s ended early" % pathlib.Path(argv[0]).name)
+                output += chunk
+            total, mapping = 0, 0
+            for line in pathlib.Path("/proc/%d/smaps" % process.pid).read_text().splitlines():
+                words = line.split()
+                if words[0] == "Size:":
+                    mapping = int(words[1])
+                elif words[0] == "Rss:" and mapping < GUEST_MIB * 1024:
+                    total += int(words[1])
+            return total
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+    def machine_memory(self, machine):
+        our_argv, peer_argv = self.machine_commands("hang", machine)
+        rounds = range(min(ROUNDS, 3))
+        return ([self.beyond_guest(our_argv) for _ in rounds],
+                [self.beyond_guest(peer_argv) for _ in rounds], None,
+                "halted guest, memory 256M, %s" % machine)
+
 
 def rows(bench):
     def kilo(value):
@@ -212,6 +273,10 @@ def rows(bench):
          lambda: bench.convert("base.qcow2", "qcow2", "raw")),
         ("check", millis, down, bench.check),
         ("commit half of the disk", millis, down, bench.commit),
+        ("start a machine, CPU time", millis, down, lambda: bench.start("microvm", 1)),
+        ("start a machine, wall time", millis, down, lambda: bench.start("microvm", 0)),
+        ("start a machine, wall time, q35", millis, down, lambda: bench.start("q35", 0)),
+        ("memory beyond the guest's", mebis, down, lambda: bench.machine_memory("microvm")),
     ]
 
 
@@ -241,9 +306,9 @@ def main():
               "better" % (ROUNDS, IMAGE // MIB))
         print("%-48s %12s %12s %7s %12s" % ("", "ours", "QEMU", "ratio", "limit"), flush=True)
         bench.prepare()
-        for name, show, higher_is_better, measure in rows(bench):
-            if only in name:
-                print_row(name, show, higher_is_better, measure)
+        chosen = [row for row in rows(bench) if only in row[0]]
+        for name, show, higher_is_better, measure in chosen:
+            print_row(name, show, higher_is_better, measure)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -134,16 +134,16 @@ static int run_engine(struct bench *bench, const struct blk_open_options *option
 
 static int run_limit(struct bench *bench, const char *path, double *seconds)
 {
-    char *memory = calloc(1, bench->size);
+    void *memory = NULL;
     int fd = open(path, (bench->write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     double start;
     int ret = 0;
 
-    if (!memory || end <= 0) {
-        free(memory);
-        return -errno;
+    if (end <= 0 || posix_memalign(&memory, 4096, bench->size)) {
+        return end <= 0 ? -errno : -ENOMEM;
     }
+    memset(memory, 0, bench->size);
     bench->length = (uint64_t)end;
     start = now();
     while (bench->submitted < bench->count && ret == 0) {
