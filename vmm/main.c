@@ -113,31 +113,43 @@ static bool shut_down(struct machine *machine, struct console *console)
 }
 
 /* One machine from its creation to its end: the exit status. */
+static int run_machine_with(const struct run *run, struct life *life, const struct events *events,
+                            bool *rebooted)
+{
+    struct machine *machine = NULL;
+    struct err err;
+    bool clean;
+
+    if (machine_create(run->config, life, &machine, &err) < 0 ||
+        run_until_end(run, machine, life, events, &err) < 0) {
+        (void)machine_destroy(machine, NULL);
+        return fail_start(&err);
+    }
+    clean = shut_down(machine, run->console);
+    report_end(life);
+    *rebooted = clean && life_event(life) == LIFE_REBOOT;
+    return clean ? life_exit_status(life) : EXIT_RUN_FAILED;
+}
+
 static int run_machine(void *opaque, bool *rebooted)
 {
     const struct run *run = opaque;
-    struct machine *machine = NULL;
     struct events events;
     struct life life;
     struct err err;
+    int rc = life_init(&life);
     int status;
 
-    if (life_init(&life) < 0 || events_open(&events, run->deadline, &err) < 0) {
-        log_error("cannot create the descriptors that the machine's end is told by");
-        return EXIT_START_FAILED;
+    if (rc < 0) {
+        (void)err_set_errno(&err, rc, "cannot create an eventfd");
+        return fail_start(&err);
     }
-    if (machine_create(run->config, &life, &machine, &err) < 0 ||
-        run_until_end(run, machine, &life, &events, &err) < 0) {
+    if (events_open(&events, run->deadline, &err) < 0) {
         status = fail_start(&err);
-        (void)machine_destroy(machine, NULL);
     } else {
-        bool clean = shut_down(machine, run->console);
-
-        report_end(&life);
-        status = clean ? life_exit_status(&life) : EXIT_RUN_FAILED;
-        *rebooted = clean && life_event(&life) == LIFE_REBOOT;
+        status = run_machine_with(run, &life, &events, rebooted);
+        events_close(&events);
     }
-    events_close(&events);
     life_destroy(&life);
     return status;
 }

@@ -36,44 +36,56 @@
 enum { KVM_IOCTL_TYPE = 0xae };
 
 /* Calls that are allowed whatever their arguments. */
+/* clang-format off: one call a line */
 static const int plain_calls[] = {
-    /* eventfds of interrupts, doorbells and wake-ups; the console; messages on standard error */
-    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(sendto), /* a console that is a socket */
-    SCMP_SYS(poll),                                    /* main, console and queue threads wait */
-    SCMP_SYS(ppoll), SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_ctl),
-    SCMP_SYS(epoll_create1), /* a queue thread starts when a driver activates its device */
-    SCMP_SYS(eventfd2),      /* so does an interrupt source */
-    SCMP_SYS(close),         /* stopping a device, closing images at the end */
+    SCMP_SYS(read),          /* eventfds, the console's input */
+    SCMP_SYS(write),         /* eventfds, the console's output, messages */
+    SCMP_SYS(sendto),        /* a console that is a socket */
+    SCMP_SYS(poll),          /* the main and the console thread wait */
+    SCMP_SYS(ppoll),         /* the same, as other C libraries do it */
+    SCMP_SYS(epoll_create1), /* a queue starts when a driver activates its device */
+    SCMP_SYS(epoll_ctl),     /* the same */
+    SCMP_SYS(epoll_wait),    /* queue threads wait */
+    SCMP_SYS(epoll_pwait),   /* the same, as other C libraries do it */
+    SCMP_SYS(eventfd2),      /* a doorbell or an interrupt source comes into being */
+    SCMP_SYS(close),         /* a queue stops; images are closed at the end */
 
-    /* the block engine, on files that are open */
-    SCMP_SYS(pread64), SCMP_SYS(preadv), SCMP_SYS(preadv2), SCMP_SYS(pwrite64), SCMP_SYS(pwritev),
-    SCMP_SYS(pwritev2), SCMP_SYS(fdatasync), /* a guest's flush */
-    SCMP_SYS(fsync), SCMP_SYS(fallocate),    /* discard, write-zeroes, growth */
-    SCMP_SYS(ftruncate), SCMP_SYS(lseek),    /* the end of a file, holes */
-    SCMP_SYS(fstat), SCMP_SYS(newfstatat),   /* what the C library's fstat() is */
-    SCMP_SYS(fcntl),                         /* image locks */
-    SCMP_SYS(io_uring_enter),
+    SCMP_SYS(pread64),    /* images, which are open */
+    SCMP_SYS(preadv),     /* the same */
+    SCMP_SYS(pwrite64),   /* the same */
+    SCMP_SYS(pwritev),    /* the same */
+    SCMP_SYS(fdatasync),  /* a guest's flush */
+    SCMP_SYS(fallocate),  /* discard, write-zeroes, growth */
+    SCMP_SYS(ftruncate),  /* growth */
+    SCMP_SYS(lseek),      /* the end of a file, holes */
+    SCMP_SYS(fstat),      /* the size of a file */
+    SCMP_SYS(newfstatat), /* the same: what the C library's fstat() is */
+    SCMP_SYS(fcntl),      /* image locks */
 
-    /* memory of our own; executable memory has no rule (see mmap and mprotect below) */
-    SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap),
+    SCMP_SYS(brk),     /* heap */
+    SCMP_SYS(munmap),  /* heap, stacks, guest memory at the end */
+    SCMP_SYS(mremap),  /* heap */
     SCMP_SYS(madvise), /* stacks of threads that ended */
 
-    /* threads and locks */
-    SCMP_SYS(futex), SCMP_SYS(set_robust_list), /* a thread starts */
-    SCMP_SYS(rseq), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(sched_yield),
-    SCMP_SYS(sched_getaffinity), /* malloc counts CPUs */
-    SCMP_SYS(exit), SCMP_SYS(exit_group),
+    SCMP_SYS(futex),             /* locks */
+    SCMP_SYS(set_robust_list),   /* a thread starts */
+    SCMP_SYS(rseq),              /* the same */
+    SCMP_SYS(gettid),            /* pthread_kill(), abort() */
+    SCMP_SYS(getpid),            /* the same */
+    SCMP_SYS(sched_getaffinity), /* malloc() counts CPUs */
+    SCMP_SYS(exit),              /* a thread ends */
+    SCMP_SYS(exit_group),        /* the process ends */
 
-    /* signals: kicks of vCPUs, faults, abort() */
-    SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigreturn),
+    SCMP_SYS(rt_sigprocmask),  /* a thread starts; abort() */
+    SCMP_SYS(rt_sigaction),    /* the same */
+    SCMP_SYS(rt_sigreturn),    /* behind a kick of a vCPU */
     SCMP_SYS(restart_syscall), /* a wait that SIGSTOP and SIGCONT interrupted */
 
-    /* time and randomness */
-    SCMP_SYS(clock_gettime),                        /* where the vDSO cannot */
-    SCMP_SYS(clock_nanosleep), SCMP_SYS(getrandom), /* the entropy device */
-
-    SCMP_SYS(getpgrp), /* whether the terminal is ours to restore */
+    SCMP_SYS(clock_gettime),   /* where the vDSO cannot */
+    SCMP_SYS(getrandom),       /* the entropy device */
+    SCMP_SYS(getpgrp),         /* whether the terminal is ours to restore */
 };
+/* clang-format on */
 
 /* Calls that are allowed when an argument, masked, has a value. */
 struct argument_rule {

@@ -15,9 +15,12 @@ static bool hooked;
 /* Faults, and what a program does to end itself. */
 static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP};
 
+/* A terminal that is not our session's has no job control for us. */
 bool terminal_is_foreground(int fd)
 {
-    return tcgetpgrp(fd) == getpgrp();
+    pid_t job = tcgetpgrp(fd);
+
+    return job < 0 || job == getpgrp();
 }
 
 /* SA_RESETHAND has put the default action back: raising the signal again ends the process with it.

@@ -11,7 +11,7 @@
 
 #include <stdbool.h>
 
-/* Whether `fd` is a terminal whose foreground job this process belongs to. */
+/* Whether this process may use the terminal `fd`: no other job is in its foreground. */
 bool terminal_is_foreground(int fd);
 
 /* Notes the modes of the terminal `fd` for terminal_restore(), unless some are noted already; `fd`

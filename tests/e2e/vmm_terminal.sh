@@ -8,7 +8,8 @@ if [ ! -w /dev/kvm ]; then
     echo "1..0 # SKIP /dev/kvm cannot be opened"
     exit 0
 fi
-for test in $(sed -n '1,/^# ---- pipes and files/ s/^def test_\(.*\)():$/\1/p' "$script"); do
+mapfile -t tests < <(sed -n '1,/^# ---- pipes and files/ s/^def test_\(.*\)():$/\1/p' "$script")
+for test in "${tests[@]}"; do
     check "${test//_/ }" python3 "$script" "$MINIVMM" "$BUILD/guest" "$test"
 done
 finish

@@ -1,12 +1,15 @@
 /* The small platform devices: ACPI PM1, i8042, pvpanic, the reset port and the test exit port. */
 #include "acpi_pm.h"
 #include "i8042.h"
+#include "platform.h"
 #include "pvpanic.h"
 #include "reset_port.h"
 #include "test_exit.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -274,6 +277,77 @@ static void test_exit_carries_seven_bits(void **state)
     }
 }
 
+/* ---- the platform on its bus ---- */
+
+static void no_irq(void *controller, unsigned gsi, bool level)
+{
+    (void)controller;
+    (void)gsi;
+    (void)level;
+}
+
+static uint8_t port_in(const struct bus *bus, uint16_t port)
+{
+    uint8_t value = 0;
+
+    bus_read(bus, port, &value, 1);
+    return value;
+}
+
+static void port_out(const struct bus *bus, uint16_t port, uint8_t value)
+{
+    bus_write(bus, port, &value, 1);
+}
+
+static void platform_claims_its_ports(void **state)
+{
+    struct bus pio = {.count = 0};
+    const struct platform_options options = {
+        .pio = &pio, .life = &life, .com1 = {.set = no_irq, .gsi = 4}};
+    struct platform *platform;
+    struct err err;
+
+    (void)state;
+    assert_int_equal(platform_create(&options, &platform, &err), 0);
+    assert_non_null(platform_com1(platform));
+    port_out(&pio, 0x3ff, 0x5c);
+    assert_int_equal(port_in(&pio, 0x3ff), 0x5c);
+    assert_int_equal(port_in(&pio, 0x64), 0x14);
+    assert_int_equal(port_in(&pio, 0x60), 0x00);
+    assert_int_equal(port_in(&pio, 0x505), 0x03);
+    assert_int_equal(port_in(&pio, 0x604), 0x01);
+    /* No clock, no POST port, no exit port unless asked for. */
+    port_out(&pio, 0x70, 0x0a);
+    assert_int_equal(port_in(&pio, 0x70), 0xff);
+    assert_int_equal(port_in(&pio, 0x71), 0xff);
+    port_out(&pio, 0x80, 0x55);
+    port_out(&pio, 0xf4, 0x05);
+    assert_int_equal(life_event(&life), LIFE_RUNNING);
+    platform_reset_port_write(platform, 0x02);
+    assert_int_equal(platform_reset_port_read(platform), 0x02);
+    port_out(&pio, 0x64, 0xfe);
+    assert_int_equal(life_event(&life), LIFE_REBOOT);
+    platform_destroy(platform);
+}
+
+static void platform_with_the_test_device(void **state)
+{
+    struct bus pio = {.count = 0};
+    const struct platform_options options = {
+        .pio = &pio, .life = &life, .com1 = {.set = no_irq, .gsi = 4}, .test_device = true};
+    struct platform *platform, *again;
+    struct err err;
+
+    (void)state;
+    assert_int_equal(platform_create(&options, &platform, &err), 0);
+    assert_int_equal(platform_create(&options, &again, &err), -EEXIST);
+    port_out(&pio, 0xf4, 0x05);
+    assert_int_equal(life_event(&life), LIFE_TEST_EXIT);
+    assert_int_equal(life_exit_status(&life), 5);
+    platform_destroy(platform);
+    platform_destroy(NULL);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -288,6 +362,8 @@ int main(void)
         TEST(pvpanic_events),
         TEST(reset_port_resets_with_bit_2),
         TEST(test_exit_carries_seven_bits),
+        TEST(platform_claims_its_ports),
+        TEST(platform_with_the_test_device),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
