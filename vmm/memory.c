@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 static_assert(LAYOUT_HOLE_START % MEMORY_ALIGN == 0, "invariant 1");
@@ -51,20 +50,6 @@ static void *map_aligned(uint64_t size)
         munmap(start, before);
     munmap((char *)aligned + size, span - before - (size_t)size);
     return (void *)aligned;
-}
-
-static void warn_when_larger_than_host(uint64_t size)
-{
-    char want[SIZE_TEXT_MAX], have[SIZE_TEXT_MAX];
-    struct sysinfo info;
-    uint64_t host;
-
-    if (sysinfo(&info) != 0)
-        return;
-    host = ((uint64_t)info.totalram + info.totalswap) * info.mem_unit;
-    if (size > host)
-        log_warn("guest memory of %s is more than this host's %s: a guest that uses it all fails",
-                 size_format(size, want), size_format(host, have));
 }
 
 static void *map_memory(uint64_t size, bool hugepages)
@@ -99,7 +84,6 @@ int memory_create(struct memory *memory, uint64_t size, bool hugepages, struct e
     if (size == 0 || !is_aligned(size, 4096) || size > SIZE_MAX - MEMORY_ALIGN)
         return err_set(err, -EINVAL, "guest memory of %s is not a multiple of 4 KiB",
                        size_format(size, text));
-    warn_when_larger_than_host(size);
     memory->mapping = map_memory(size, hugepages);
     if (memory->mapping == MAP_FAILED)
         return err_set_errno(err, -errno, "cannot get %s of memory for the guest from this host",
