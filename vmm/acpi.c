@@ -25,6 +25,8 @@ enum {
     MCFG_SIZE = HEADER_SIZE + 8 + 16,
 };
 
+#define OEM_ID "MINIVM"
+
 /* Byte offsets in the FADT (section 5.2.9). */
 enum {
     FADT_FIRMWARE_CTRL = 36,
@@ -103,16 +105,23 @@ static uint8_t *begin(struct tables *tables, size_t size)
     return reserve(tables, size, 16);
 }
 
+/* Text of a fixed length, without a NUL. */
+static void put_text(uint8_t *at, const char *text)
+{
+    while (*text)
+        *at++ = (uint8_t)*text++;
+}
+
 /* Fills the common header (section 5.2.6) of a table that is complete otherwise. */
 static void finish(uint8_t *table, const char *signature, uint8_t revision, size_t size)
 {
-    memcpy(table, signature, 4);
+    put_text(table, signature);
     store_le32(table + 4, (uint32_t)size);
     table[8] = revision;
-    memcpy(table + 10, "MINIVM", 6);   /* OEM ID */
-    memcpy(table + 16, "MINIVMM ", 8); /* OEM table ID */
-    store_le32(table + 24, 1);         /* OEM revision */
-    memcpy(table + 28, "MVMM", 4);     /* creator */
+    put_text(table + 10, OEM_ID);
+    put_text(table + 16, "MINIVMM "); /* OEM table ID */
+    store_le32(table + 24, 1);        /* OEM revision */
+    put_text(table + 28, "MVMM");     /* creator */
     store_le32(table + 32, 1);
     table[9] = 0;
     table[9] = checksum(table, size);
@@ -142,7 +151,7 @@ static uint8_t *put_facs(struct tables *tables)
 {
     uint8_t *facs = reserve(tables, FACS_SIZE, 64);
 
-    memcpy(facs, "FACS", 4);
+    put_text(facs, "FACS");
     store_le32(facs + 4, FACS_SIZE);
     facs[32] = 2; /* version */
     return facs;
@@ -232,8 +241,8 @@ static uint8_t *put_mcfg(struct tables *tables)
 
 static void put_rsdp(uint8_t *rsdp, uint64_t xsdt)
 {
-    memcpy(rsdp, "RSD PTR ", 8);
-    memcpy(rsdp + 9, "MINIVM", 6);
+    put_text(rsdp, "RSD PTR ");
+    put_text(rsdp + 9, OEM_ID);
     rsdp[15] = 2; /* revision: with an XSDT */
     store_le32(rsdp + 20, RSDP_SIZE);
     store_le64(rsdp + 24, xsdt);

@@ -53,6 +53,7 @@ static int parse(struct bzimage *image, const struct boot_file *file, const uint
                  size_t size, struct err *err)
 {
     unsigned setup_sects, version;
+    uint64_t body_end;
 
     if (size < SETUP_FIELDS_END)
         return err_set(err, -EINVAL, "kernel '%s' is cut short in its setup header", file->path);
@@ -74,11 +75,12 @@ static int parse(struct bzimage *image, const struct boot_file *file, const uint
         return err_set(err, -EINVAL, "kernel '%s' has a malformed setup header", file->path);
     image->body_offset = (setup_sects + 1) * 512ULL;
     image->body_size = load_le32(head + SETUP_SYSSIZE) * 16ULL;
+    body_end = image->body_offset + image->body_size;
     /* What follows in the file (a signature) is not the kernel's; the last unit may be cut. */
     if (image->body_offset >= file->size || image->body_size <= ENTRY_64BIT ||
         image->body_size > align_up(file->size - image->body_offset, 16))
         return err_set(err, -EINVAL, "kernel '%s' is cut short: its header tells of %llu bytes",
-                       file->path, (unsigned long long)(image->body_offset + image->body_size));
+                       file->path, (unsigned long long)body_end);
     image->body_size = min_u64(image->body_size, file->size - image->body_offset);
 
     image->load = load_le64(head + SETUP_PREF_ADDRESS);

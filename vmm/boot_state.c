@@ -105,18 +105,18 @@ static int put_gdt(const struct guestmem *mem, uint64_t code, struct boot_regist
 /* The first 4 GiB, one to one, in 2 MiB pages: 1 GiB pages are not there on every processor. */
 static int put_page_tables(const struct guestmem *mem, struct err *err)
 {
-    enum { TABLE = 4096, DIRECTORIES = 4, ENTRIES = 512 };
-    uint8_t *pml4 = low_memory(mem, BOOT_PAGES, (2 + DIRECTORIES) * TABLE, err);
+    const uint64_t table = 4096, directories = 4, entries = 512;
+    uint8_t *pml4 = low_memory(mem, BOOT_PAGES, (2 + directories) * table, err);
     uint8_t *pdpt, *directory;
 
     if (!pml4)
         return -ENOMEM;
-    pdpt = pml4 + TABLE;
-    directory = pdpt + TABLE;
-    store_le64(pml4, (BOOT_PAGES + TABLE) | PAGE_PRESENT | PAGE_WRITABLE);
-    for (uint64_t i = 0; i < DIRECTORIES; i++)
-        store_le64(pdpt + 8 * i, (BOOT_PAGES + (2 + i) * TABLE) | PAGE_PRESENT | PAGE_WRITABLE);
-    for (uint64_t i = 0; i < DIRECTORIES * ENTRIES; i++)
+    pdpt = pml4 + table;
+    directory = pdpt + table;
+    store_le64(pml4, (BOOT_PAGES + table) | PAGE_PRESENT | PAGE_WRITABLE);
+    for (uint64_t i = 0; i < directories; i++)
+        store_le64(pdpt + 8 * i, (BOOT_PAGES + (2 + i) * table) | PAGE_PRESENT | PAGE_WRITABLE);
+    for (uint64_t i = 0; i < directories * entries; i++)
         store_le64(directory + 8 * i, i << 21 | PAGE_PRESENT | PAGE_WRITABLE | PAGE_LARGE);
     return 0;
 }
@@ -164,7 +164,7 @@ static int put_start_info(const struct guestmem *mem, const struct boot_request 
     store_le64(info + 40, BOOT_START_INFO + START_INFO_MEMMAP);
     count = e820_build(request->memory, map);
     store_le32(info + 48, count);
-    for (unsigned i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         uint8_t *entry = info + START_INFO_MEMMAP + i * START_INFO_MEMMAP_ENTRY_SIZE;
 
         store_le64(entry, map[i].address);

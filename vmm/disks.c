@@ -114,7 +114,7 @@ bool disks_first_is_partitioned(const struct disks *disks)
         sector[511] != 0xaa)
         return false;
     /* An MBR, a GPT's protective one included; a boot sector inside a file system has no entries. */
-    for (unsigned i = 0; i < ENTRY_COUNT; i++) {
+    for (size_t i = 0; i < ENTRY_COUNT; i++) {
         const uint8_t *entry = sector + ENTRIES + i * ENTRY_SIZE;
 
         if (entry[0] != 0 && entry[0] != 0x80)

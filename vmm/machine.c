@@ -82,9 +82,12 @@ static int add_entropy(struct machine *m, struct err *err)
     struct pci_function *fn;
     int r = virtio_rng_create(&device, err);
 
-    if (r == 0)
-        r = virtio_pci_create(device, &m->memory.map, &fn, err);
-    return r < 0 ? r : pci_root_add(m->pci, fn, err);
+    if (r < 0)
+        return r;
+    r = virtio_pci_create(device, &m->memory.map, &fn, err);
+    if (r < 0)
+        return r;
+    return pci_root_add(m->pci, fn, err);
 }
 
 /* Disks take device numbers 1, 2, ... in their order; the entropy device follows. */

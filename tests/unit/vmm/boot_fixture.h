@@ -33,7 +33,7 @@ static inline void fixture_write(char path[64], const void *bytes, size_t size)
 {
     int fd;
 
-    strcpy(path, "/tmp/minivmm-boot-XXXXXX");
+    snprintf(path, 64, "/tmp/minivmm-boot-XXXXXX");
     fd = mkstemp(path);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, bytes, size), (ssize_t)size);

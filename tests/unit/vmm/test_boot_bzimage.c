@@ -7,6 +7,8 @@
 #include <asm/bootparam.h>
 #include <errno.h>
 
+#define PAGE 4096ULL
+
 enum {
     SETUP_SECTS = 2,
     BODY = (SETUP_SECTS + 1) * 512,
@@ -144,18 +146,18 @@ static void the_initrd_lies_as_high_as_the_kernel_allows(void **state)
         uint32_t max;
         uint64_t address; /* of an initrd of two pages and a byte; 0: it does not fit */
     } rows[] = {
-        {256 * MIB, 0x7fffffff, 256 * MIB - 3 * 4096},
-        {256 * MIB, 0x03ffffff, 64 * MIB - 3 * 4096},
-        {256 * MIB, 0x03ffefff, 64 * MIB - 4 * 4096},
-        {256 * MIB, LOAD + INIT_SIZE + 3 * 4096 - 1, LOAD + INIT_SIZE},
+        {256 * MIB, 0x7fffffff, 256 * MIB - 3 * PAGE},
+        {256 * MIB, 0x03ffffff, 64 * MIB - 3 * PAGE},
+        {256 * MIB, 0x03ffefff, 64 * MIB - 4 * PAGE},
+        {256 * MIB, LOAD + INIT_SIZE + 3 * PAGE - 1, LOAD + INIT_SIZE},
         {256 * MIB, LOAD + INIT_SIZE + 8191, 0},
         {256 * MIB, LOAD, 0},
         {256 * MIB, 0, 0},
-        {256 * MIB, 0xffffffff, 256 * MIB - 3 * 4096},
-        {5120 * MIB, 0xffffffff, 3072 * MIB - 3 * 4096},
-        {5120 * MIB, 0x7fffffff, 2048 * MIB - 3 * 4096},
+        {256 * MIB, 0xffffffff, 256 * MIB - 3 * PAGE},
+        {5120 * MIB, 0xffffffff, 3072 * MIB - 3 * PAGE},
+        {5120 * MIB, 0x7fffffff, 2048 * MIB - 3 * PAGE},
         {LOAD + INIT_SIZE, 0x7fffffff, 0},
-        {LOAD + INIT_SIZE + 3 * 4096, 0x7fffffff, LOAD + INIT_SIZE},
+        {LOAD + INIT_SIZE + 3 * PAGE, 0x7fffffff, LOAD + INIT_SIZE},
     };
     static const uint8_t initrd[2 * 4096 + 1] = {1};
     struct image image;

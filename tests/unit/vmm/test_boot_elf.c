@@ -93,7 +93,7 @@ static void a_pvh_kernel_gets_its_start_info(void **state)
     assert_memory_equal(fixture_at(&f, load_le64(module), sizeof(initrd)), initrd, sizeof(initrd));
     count = e820_build(5120 * MIB, map);
     assert_int_equal(load_le32(info + 48), count);
-    for (unsigned i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const uint8_t *entry = fixture_at(&f, load_le64(info + 40) + i * 24, 24);
 
         assert_int_equal(load_le64(entry), map[i].address);

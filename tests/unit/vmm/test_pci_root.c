@@ -163,7 +163,7 @@ static uint64_t port_config(struct fixture *f, unsigned devfn, unsigned offset, 
 
 static uint64_t ecam(unsigned devfn, unsigned offset)
 {
-    return LAYOUT_ECAM_START + devfn * 4096U + offset;
+    return LAYOUT_ECAM_START + devfn * 4096ULL + offset;
 }
 
 static void ports_and_ecam_show_the_same_registers(void **state)
