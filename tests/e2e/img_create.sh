@@ -142,6 +142,7 @@ fi
 
 # ---- locks ----
 coproc holder { qemu-io "$m/a.qcow2" 2>&1; }
+holder_pid=$holder_PID
 # The first answer shows that the image is open.
 echo "read 0 512" >&"${holder[1]}"
 read -r _ <&"${holder[0]}"
@@ -150,6 +151,6 @@ refuse "an image in use is not overwritten" "$IMG" create -q -f qcow2 "$m/a.qcow
 check "and is unchanged" test "$before" = "$(sha256sum <"$m/a.qcow2")"
 check "a base in use can get an overlay" "$IMG" create -q -f qcow2 -b a.qcow2 -F qcow2 "$m/inuse.qcow2"
 echo quit >&"${holder[1]}"
-wait "$holder_PID" 2>/dev/null
+wait "$holder_pid" 2>/dev/null
 
 finish
