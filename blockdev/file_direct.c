@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 enum {
-    BLOCK = 4096, /* a multiple of every logical block size in use */
+    BLOCK = 4096,           /* a multiple of every logical block size in use */
+    MEMORY_ALIGNMENT = 512, /* enough nearly everywhere; where not, the page cache takes over */
     BOUNCE_BYTES = 1 << 20,
     SLICE_ENTRIES = 64,
 };
@@ -43,7 +44,8 @@ static struct direct_file *direct_of(const struct file *file)
 static bool memory_is_aligned(const struct iovec *iov, int count)
 {
     for (int i = 0; i < count; i++) {
-        if (!is_aligned((uintptr_t)iov[i].iov_base, BLOCK) || !is_aligned(iov[i].iov_len, BLOCK)) {
+        if (!is_aligned((uintptr_t)iov[i].iov_base, MEMORY_ALIGNMENT) ||
+            !is_aligned(iov[i].iov_len, MEMORY_ALIGNMENT)) {
             return false;
         }
     }
@@ -112,10 +114,12 @@ static int transfer(struct file *file, bool is_write, uint64_t offset, const str
     if (!range_within(offset, total, INT64_MAX - BLOCK)) {
         return -EINVAL;
     }
-    if (total > 0 && is_aligned(offset, BLOCK) && memory_is_aligned(iov, count)) {
+    if (total > 0 && is_aligned(offset, BLOCK) && is_aligned(total, BLOCK) &&
+        memory_is_aligned(iov, count)) {
         r = is_write ? file_fd_pwritev(direct->direct, offset, iov, count)
                      : file_fd_preadv(direct->direct, offset, iov, count);
-        /* -EINVAL: a transfer was continued at an offset inside a block, the end of the file. */
+        /* -EINVAL: a transfer was continued at an offset inside a block, the end of the file; or
+         * the device wants memory aligned more strictly. */
         return r != -EINVAL ? r : transfer_edge(direct, is_write, offset, iov, count, 0, total);
     }
     end = offset + total;

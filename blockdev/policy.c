@@ -32,6 +32,7 @@ int blk_backing_path(const char *image_path, const char *name, char **out, struc
     const char *slash = strrchr(image_path, '/');
     int folder = slash != NULL ? (int)(slash - image_path) + 1 : 0;
 
+    *out = NULL;
     if (name[0] == '\0') {
         return err_set(err, -EINVAL, "'%s': the backing file name is empty", image_path);
     }
@@ -42,6 +43,7 @@ int blk_backing_path(const char *image_path, const char *name, char **out, struc
                        image_path, name);
     }
     if (asprintf(out, "%.*s%s", name[0] == '/' ? 0 : folder, image_path, name) < 0) {
+        *out = NULL;
         return err_set_errno(err, -ENOMEM, "'%s': the backing file name", image_path);
     }
     return 0;

@@ -27,7 +27,8 @@
 
 enum { HEADER_INCOMPATIBLE = 72 };
 
-static void say(const struct check *c, const char *fmt, va_list args)
+static void __attribute__((format(printf, 2, 0)))
+say(const struct check *c, const char *fmt, va_list args)
 {
     char line[256];
 

@@ -344,8 +344,11 @@ static int alloc_long_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
         qcow2_table_set(&q->reftable, (start >> q->refblock_bits) + i,
                         (start + i) << q->cluster_bits);
     }
-    *offset = (start + blocks) << q->cluster_bits;
-    return count_clusters(q, start, blocks + clusters);
+    r = count_clusters(q, start, blocks + clusters);
+    if (r == 0) {
+        *offset = (start + blocks) << q->cluster_bits;
+    }
+    return r;
 }
 
 int qcow2_alloc_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
@@ -353,9 +356,12 @@ int qcow2_alloc_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
     struct qcow2_allocation got;
     int r = qcow2_alloc(q, clusters, &got);
 
-    if (r != 0 || got.clusters == clusters) {
-        *offset = got.offset;
+    if (r != 0) {
         return r;
+    }
+    if (got.clusters == clusters) {
+        *offset = got.offset;
+        return 0;
     }
     r = qcow2_refcount_release(q, got.offset, got.clusters);
     return r != 0 ? r : alloc_long_run(q, clusters, offset);

@@ -199,6 +199,11 @@ int qcow2_set_backing(struct blk *blk, const char *name, const char *format, str
         return err_set(err, -EINVAL, "'%s': a backing file name has 1 to %d bytes", blk->path,
                        QCOW2_MAX_BACKING_NAME);
     }
+    /* What was written with the old backing file in mind must not become stable after the new name. */
+    r = qcow2_flush(blk);
+    if (r != 0) {
+        return err_set_errno(err, r, "Could not flush '%s'", blk->path);
+    }
     r = rewrite(q, name, name != NULL ? format : NULL, err);
     if (r == 0) {
         r = replace_text(&blk->backing_name, name);

@@ -62,11 +62,15 @@ static int grow_l1(struct qcow2 *q, uint64_t count)
         memcpy(table.entries, old.entries, old.count * sizeof(table.entries[0]));
         r = publish_l1(q, &table);
     }
+    pthread_mutex_lock(&q->lock);
     if (r != 0) {
+        if (table.offset != 0 && q->sync_failed == 0) {
+            qcow2_refcount_release(q, table.offset, clusters);
+        }
+        pthread_mutex_unlock(&q->lock);
         qcow2_table_free(&table);
         return r;
     }
-    pthread_mutex_lock(&q->lock);
     q->l1 = table;
     if (old_clusters > 0) {
         qcow2_free_later(q, old.offset, old_clusters);
@@ -135,6 +139,9 @@ int qcow2_resize(struct blk *blk, uint64_t size, struct err *err)
     if (size > INT64_MAX) {
         return err_set(err, -EFBIG, "Could not resize '%s': %" PRIu64 " bytes are too many",
                        blk->path, size);
+    }
+    if (blk->backing_name != NULL && blk->backing == NULL) {
+        return err_set(err, -EINVAL, "Could not resize '%s' without its backing file", blk->path);
     }
     r = size == blk->length ? 0 : grow(qcow2_of(blk), size);
     return r != 0 ? err_set_errno(err, r, "Could not resize '%s'", blk->path) : 0;
