@@ -163,7 +163,7 @@ static int init_queue(struct blk_device *device, unsigned index, struct err *err
     struct blk_vq *queue = &device->queues[index];
     int ret = virtqueue_init(&device->dev.queues[index], BLK_QUEUE_SIZE);
 
-    queue->thread.control = queue->thread.epoll = -1; /* destroy() may come before its init */
+    queue->thread.epoll = -1; /* destroy() may come before its init */
     if (ret < 0)
         return err_set_errno(err, ret, "cannot create a doorbell");
     queue->device = device;

@@ -45,8 +45,8 @@ struct blk_slot {
     struct blk_vq *queue;
     bool in_flight;
     uint16_t head;
-    uint8_t *status;  /* in guest memory */
-    uint32_t written; /* for the used ring, if the request succeeds */
+    uint8_t *status;                      /* in guest memory */
+    uint32_t written, written_on_failure; /* for the used ring */
     unsigned range, range_count;
     struct blk_range ranges[BLK_RANGES_MAX];
 };

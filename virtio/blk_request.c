@@ -32,10 +32,8 @@ static void finish(struct blk_slot *slot, uint8_t status)
     *slot->status = status;
     slot->in_flight = false;
     queue->in_flight--;
-    /* What was written must begin at the first writable byte (2.7.8.2): after a failure that is
-     * true of the status byte only where nothing precedes it. */
     virtqueue_push(queue->thread.vq, slot->head,
-                   status == VIRTIO_BLK_S_OK || slot->written == 1 ? slot->written : 0);
+                   status == VIRTIO_BLK_S_OK ? slot->written : slot->written_on_failure);
 }
 
 /* ---- the engine's answers ---- */
@@ -190,7 +188,9 @@ static void start(struct blk_slot *slot, struct virtqueue_chain *chain)
     iov_to_buf(out, (int)out_count, 0, &header, sizeof(header));
     out_count = trim_front(&out, out_count, sizeof(header));
     slot->status = trim_last_byte(in, &in_count);
-    slot->written = 1;
+    /* What the ring claims to be written begins at the first writable byte (2.7.8.2): that is true of
+     * the status byte alone only where nothing precedes it. */
+    slot->written = slot->written_on_failure = in_bytes == 0;
     slot->range = slot->range_count = 0;
 
     switch (le32toh(header.type)) {
@@ -212,8 +212,10 @@ static void start(struct blk_slot *slot, struct virtqueue_chain *chain)
         submitted = start_ranges(slot, le32toh(header.type), out, out_count, out_bytes, &status);
         break;
     case VIRTIO_BLK_T_GET_ID:
-        slot->written = (uint32_t)chain->writable_bytes;
-        iov_from_buf(in, (int)in_count, 0, slot->queue->device->serial, VIRTIO_BLK_ID_BYTES);
+        slot->written = (uint32_t)iov_from_buf(in, (int)in_count, 0, slot->queue->device->serial,
+                                               VIRTIO_BLK_ID_BYTES);
+        if (slot->written == in_bytes)
+            slot->written++; /* the status byte follows at once */
         break;
     default:
         status = VIRTIO_BLK_S_UNSUPP;

@@ -1,9 +1,10 @@
 /*
  * The loop of a queue's thread.
  *
- * The doorbell and the control eventfd are watched edge-triggered and never read: each write is an
- * event of its own, which saves a system call a wake-up, and a counter of 64 bits does not fill up.
- * A write between serve_all() and epoll_wait() is such an event too, so nothing is missed.
+ * The doorbell is watched edge-triggered and never read: each ring is an event of its own, which saves
+ * a system call a wake-up, and a counter of 64 bits does not fill up. A ring between serve_all() and
+ * epoll_wait() is such an event too, so nothing is missed. Whoever stops the thread sets `stopping`
+ * and rings.
  *
  * When the driver breaks a rule the device needs a reset: every queue of the device stops taking
  * chains, completes what it had taken, and waits to be stopped.
@@ -17,7 +18,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 static int watch(struct queue_thread *qt, int fd, uint32_t events)
@@ -38,16 +38,10 @@ int queue_thread_init(struct queue_thread *qt, const struct queue_thread_ops *op
     qt->index = index;
     qt->running = false;
     atomic_init(&qt->stopping, false);
-    qt->epoll = -1;
-    qt->control = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (qt->control < 0)
-        return -errno;
     qt->epoll = epoll_create1(EPOLL_CLOEXEC);
-    ret = qt->epoll < 0 ? -errno : 0;
-    if (ret == 0)
-        ret = watch(qt, qt->control, EPOLLIN | EPOLLET);
-    if (ret == 0)
-        ret = watch(qt, qt->vq->doorbell, EPOLLIN | EPOLLET);
+    if (qt->epoll < 0)
+        return -errno;
+    ret = watch(qt, qt->vq->doorbell, EPOLLIN | EPOLLET);
     if (ret == 0 && ops->event_fd(qt) >= 0)
         ret = watch(qt, ops->event_fd(qt), EPOLLIN);
     if (ret < 0)
@@ -59,9 +53,7 @@ void queue_thread_destroy(struct queue_thread *qt)
 {
     if (qt->epoll >= 0)
         close(qt->epoll);
-    if (qt->control >= 0)
-        close(qt->control);
-    qt->epoll = qt->control = -1;
+    qt->epoll = -1;
 }
 
 void queue_thread_publish(struct queue_thread *qt)
@@ -93,12 +85,12 @@ static void *queue_main(void *arg)
     snprintf(name, sizeof(name), "%.10s-q%u", qt->dev->name, qt->index % 100);
     pthread_setname_np(pthread_self(), name);
     for (;;) {
-        struct epoll_event events[3];
+        struct epoll_event events[2];
 
         serve_all(qt);
         if (atomic_load(&qt->stopping) && !qt->ops->busy(qt))
             return NULL;
-        epoll_wait(qt->epoll, events, 3, -1);
+        epoll_wait(qt->epoll, events, 2, -1);
     }
 }
 
@@ -122,13 +114,10 @@ int queue_thread_start(struct queue_thread *qt)
 
 void queue_thread_stop(struct queue_thread *qt)
 {
-    uint64_t one = 1;
-
     if (!qt->running)
         return;
     atomic_store(&qt->stopping, true);
-    while (write(qt->control, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
+    virtqueue_ring_doorbell(qt->vq);
     pthread_join(qt->thread, NULL);
     qt->running = false;
 }

@@ -40,7 +40,6 @@ struct queue_thread {
     pthread_t thread;
     bool running;
     atomic_bool stopping;
-    int control; /* eventfd: look at `stopping` */
     int epoll;
 };
 

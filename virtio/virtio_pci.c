@@ -21,7 +21,6 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum { VENDOR_ID = 0x1af4, DEVICE_ID_BASE = 0x1040, REVISION = 1, ISR_QUEUE = 1 };
 
@@ -104,12 +103,10 @@ static void place_doorbells(struct virtio_pci *vp)
 
 static void ring_doorbell(struct virtio_pci *vp, uint64_t offset)
 {
-    uint64_t queue = offset / VIRTIO_PCI_NOTIFY_MULTIPLIER, one = 1;
+    uint64_t queue = offset / VIRTIO_PCI_NOTIFY_MULTIPLIER;
 
-    if (!vp->active || queue >= vp->dev->queue_count)
-        return;
-    while (write(vp->dev->queues[queue].doorbell, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
+    if (vp->active && queue < vp->dev->queue_count)
+        virtqueue_ring_doorbell(&vp->dev->queues[queue]);
 }
 
 /* ---- life ---- */

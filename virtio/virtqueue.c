@@ -135,6 +135,14 @@ int virtqueue_start(struct virtqueue *vq, const struct guestmem *mem, uint64_t f
     return 0;
 }
 
+void virtqueue_ring_doorbell(const struct virtqueue *vq)
+{
+    uint64_t one = 1;
+
+    while (write(vq->doorbell, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
 int virtqueue_fail(struct virtqueue *vq)
 {
     vq->broken = true;

@@ -18,9 +18,6 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-/* Largest queue a device may have; VIRTIO allows 32768. */
-enum { VIRTQUEUE_SIZE_LIMIT = 1024 };
-
 struct virtqueue {
     /* Configuration. Addresses are guest-physical. */
     uint16_t size_max; /* what the device offers; a power of two */
@@ -60,6 +57,9 @@ void virtqueue_reset(struct virtqueue *vq);
 /* Resolves the rings in guest memory. -EINVAL when one is misaligned, -EFAULT when it is not RAM.
  */
 int virtqueue_start(struct virtqueue *vq, const struct guestmem *mem, uint64_t features);
+
+/* What a notification does: wakes the queue's thread. Any thread. */
+void virtqueue_ring_doorbell(const struct virtqueue *vq);
 
 /* Takes the next available chain: 1 with its head, 0 when there is none, -EPROTO. */
 int virtqueue_take(struct virtqueue *vq, uint16_t *head);

@@ -329,6 +329,40 @@ static void test_any_layout_of_a_write(void **state)
     disk_close(&disk);
 }
 
+static void test_used_length_claims_what_was_written(void **state)
+{
+    static const struct {
+        uint32_t type, in_bytes, claimed; /* with the status byte */
+        uint8_t status;
+    } cases[] = {
+        {VIRTIO_BLK_T_GET_ID, 21, 21, VIRTIO_BLK_S_OK},
+        {VIRTIO_BLK_T_GET_ID, 33, 20, VIRTIO_BLK_S_OK}, /* a gap before the status */
+        {VIRTIO_BLK_T_GET_ID, 6, 6, VIRTIO_BLK_S_OK},
+        {VIRTIO_BLK_T_GET_ID, 1, 1, VIRTIO_BLK_S_OK},
+        {VIRTIO_BLK_T_FLUSH, 1, 1, VIRTIO_BLK_S_OK},
+        {VIRTIO_BLK_T_FLUSH, 10, 0, VIRTIO_BLK_S_OK},
+        {VIRTIO_BLK_T_IN, 513, 513, VIRTIO_BLK_S_OK},
+        {VIRTIO_BLK_T_IN, 514, 0, VIRTIO_BLK_S_IOERR},
+        {VIRTIO_BLK_T_IN, 1, 1, VIRTIO_BLK_S_IOERR},
+    };
+    struct disk disk;
+
+    (void)state;
+    disk_open(&disk, &disk_plain);
+    disk_run(&disk, COMMON);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        uint64_t end = disk.data + cases[i].in_bytes - 1;
+
+        disk_set_header(&disk, cases[i].type, 0);
+        disk_lay_out(
+            &disk,
+            (struct disk_piece[]){{disk.header, 16, 0}, {disk.data, cases[i].in_bytes, WRITE}}, 2);
+        assert_int_equal(disk_complete(&disk), cases[i].claimed);
+        assert_int_equal(*(uint8_t *)guest_ptr(&disk.guest, end), cases[i].status);
+    }
+    disk_close(&disk);
+}
+
 static void test_indirect_request_as_long_as_the_queue(void **state)
 {
     struct disk disk;
@@ -446,6 +480,7 @@ int main(void)
         cmocka_unit_test(test_read_only_disk),
         cmocka_unit_test(test_any_layout_of_a_read),
         cmocka_unit_test(test_any_layout_of_a_write),
+        cmocka_unit_test(test_used_length_claims_what_was_written),
         cmocka_unit_test(test_indirect_request_as_long_as_the_queue),
         cmocka_unit_test(test_write_cache_follows_negotiation),
         cmocka_unit_test(test_write_cache_is_switched_while_running),
