@@ -32,8 +32,9 @@ static int exit_status(int wait_status)
     return FAILED;
 }
 
-/* Waits for the child and passes signals on to it. */
-static int attend(pid_t child)
+/* Waits for the child and passes signals on to it. *ended_by is the first that ends a machine: a child
+ * that was rebooting anyway does not notice it. */
+static int attend(pid_t child, int *ended_by)
 {
     sigset_t set = events_signals();
 
@@ -44,8 +45,11 @@ static int attend(pid_t child)
         if (waitpid(child, &wait_status, WNOHANG) == child)
             return exit_status(wait_status);
         sig = sigwaitinfo(&set, NULL);
-        if (sig > 0 && sig != SIGCHLD)
-            (void)kill(child, sig);
+        if (sig <= 0 || sig == SIGCHLD)
+            continue;
+        (void)kill(child, sig);
+        if (sig != SIGCONT && *ended_by == 0)
+            *ended_by = sig;
     }
 }
 
@@ -63,7 +67,7 @@ int restart_loop(int (*life)(void *opaque, bool *rebooted), void *opaque)
     bool *rebooted =
         mmap(NULL, sizeof(*rebooted), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t parent = getpid();
-    int status = FAILED;
+    int status = FAILED, ended_by = 0;
 
     if (rebooted == MAP_FAILED) {
         log_error("cannot map a page: %s", strerror(errno));
@@ -88,8 +92,10 @@ int restart_loop(int (*life)(void *opaque, bool *rebooted), void *opaque)
             status = FAILED;
             break;
         }
-        status = attend(child);
-    } while (*rebooted);
+        status = attend(child, &ended_by);
+        if (*rebooted && ended_by != 0)
+            status = 128 + ended_by;
+    } while (*rebooted && ended_by == 0);
     munmap(rebooted, sizeof(*rebooted));
     return status;
 }

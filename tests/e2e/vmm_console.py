@@ -363,6 +363,18 @@ def test_restart_starts_the_guest_again():
     expect(process.returncode == 143, "status 143 and not", process.returncode)
 
 
+def test_a_signal_at_any_moment_ends_a_restarting_machine():
+    for lives in range(1, 7):
+        process = subprocess.Popen(command("reset_cf9", "", "--on-reboot", "restart"),
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL)
+        for _ in range(lives):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LIMIT)
+        expect(process.returncode == 130, "status 130 and not", process.returncode)
+
+
 def test_restart_ends_with_the_last_life():
     for guest, append, status in (("acpi_poweroff", "", 0), ("panic", "", 11),
                                   ("triple_fault", "", 12), ("hello", "status=10", 10)):
