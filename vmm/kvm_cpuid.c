@@ -117,9 +117,10 @@ static void fix_entry(struct kvm_cpuid_entry2 *entry, const struct cpuid_topolog
     }
 }
 
+/* Leaves that are left out, to be written anew; AMD's 0x80000026 says what 0xb says, at more length. */
 static bool is_topology_leaf(uint32_t function)
 {
-    return function == 0xb || function == 0x1f;
+    return function == 0xb || function == 0x1f || function == 0x80000026;
 }
 
 /* Leaves 0xb and 0x1f: a level of threads, one a core; a level of cores; the end. */

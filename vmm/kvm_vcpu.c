@@ -21,6 +21,7 @@
 #include "kvm_report.h"
 #include "log.h"
 #include "signals.h"
+#include "signals.h"
 #include "startup.h"
 
 #include <errno.h>
@@ -239,11 +240,15 @@ static void handle_pio(const struct vcpu *vcpu)
 static void handle_mmio(const struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
+    /* KVM cuts an access at the end of a page, into 3 and 5 bytes for one; no bus knows such lengths. */
+    unsigned step = is_power_of_2(run->mmio.len) ? run->mmio.len : 1;
 
-    if (run->mmio.is_write)
-        bus_write(vcpu->options.mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
-    else
-        bus_read(vcpu->options.mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+    for (unsigned at = 0; at < run->mmio.len; at += step) {
+        if (run->mmio.is_write)
+            bus_write(vcpu->options.mmio, run->mmio.phys_addr + at, run->mmio.data + at, step);
+        else
+            bus_read(vcpu->options.mmio, run->mmio.phys_addr + at, run->mmio.data + at, step);
+    }
 }
 
 static void fail(const struct vcpu *vcpu, const char *what)
@@ -330,7 +335,7 @@ int vcpu_start(struct vcpu *vcpu, struct err *err)
     sigset_t blocked, before;
     int r;
 
-    /* The new thread inherits the mask: everything but the kick and what a fault of its own raises. */
+    /* The new thread inherits the mask. */
     signals_fill_worker_mask(&blocked);
     sigdelset(&blocked, kick_signal());
     pthread_sigmask(SIG_SETMASK, &blocked, &before);

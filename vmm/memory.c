@@ -69,7 +69,9 @@ static void *map_memory(uint64_t size, bool hugepages)
             log_warn("no huge pages for guest memory: none reserved (vm.nr_hugepages) and "
                      "transparent ones are off");
         else
-            log_warn("not enough reserved huge pages (vm.nr_hugepages): transparent ones are used");
+            log_warn(
+                "not enough reserved huge pages of 2 MiB (vm.nr_hugepages) for this much guest "
+                "memory: transparent ones are used");
     }
     return mapping;
 }

@@ -31,6 +31,7 @@ static const struct kvm_cpuid_entry2 host_entries[] = {
     {.function = 0x80000008, .eax = 0x3030, .ecx = 0x707f},
     {.function = 0x8000001d, .index = 0, .flags = 1, .eax = 0xffffc121},
     {.function = 0x8000001d, .index = 3, .flags = 1, .eax = 0xffffc163},
+    {.function = 0x80000026, .index = 0, .flags = 1, .eax = 1, .ebx = 2, .ecx = 0x100, .edx = 0x55},
     {.function = 0x8000001e, .eax = 0x55, .ebx = 0x1ff, .ecx = 0x3ff},
 };
 
@@ -109,6 +110,7 @@ static void every_topology_leaf_tells_the_same_story(void **state)
             assert_int_equal(find(table, 0x80000008, 0)->eax, 0x3030);
             assert_int_equal(find(table, 0x80000001, 0)->ecx >> 1 & 1, rows[i].cpus > 1);
             assert_int_equal(find(table, 0x8000001d, 3)->eax >> 14 & 0xfff, ids - 1);
+            assert_null(find(table, 0x80000026, 0));
             assert_int_equal(find(table, 0x8000001e, 0)->eax, id);
             assert_int_equal(find(table, 0x8000001e, 0)->ebx, id);
             assert_int_equal(find(table, 0x8000001e, 0)->ecx, 0);

@@ -30,7 +30,7 @@ struct fixture {
     struct bus pio, mmio;
     struct life life;
     struct vcpu *vcpu;
-    unsigned port_bytes, mmio_writes;
+    unsigned port_bytes, mmio_writes, mmio_bytes;
     uint8_t last[8];
 };
 
@@ -54,10 +54,12 @@ static void port_write(void *device, uint64_t offset, const void *data, unsigned
 
 static void mmio_write(void *device, uint64_t offset, const void *data, unsigned len)
 {
-    (void)offset;
+    struct fixture *f = device;
+
     (void)data;
-    (void)len;
-    ((struct fixture *)device)->mmio_writes++;
+    assert_true(is_power_of_2(len) && range_within(offset, len, 4096));
+    f->mmio_bytes += len;
+    f->mmio_writes++;
 }
 
 static const struct bus_ops port_ops = {.read = port_read, .write = port_write};
@@ -279,6 +281,28 @@ static void a_doorbell_rings_without_a_device_access(void **state)
     destroy(&f);
 }
 
+/* KVM cuts an access at the page, wherever that is: 8 bytes become 3 and 5. */
+static void an_access_across_a_page_reaches_devices_in_lengths_they_know(void **state)
+{
+    static const uint8_t code[] = {
+        0xb8, 0xfd, 0xff, 0xff, 0xcf, /* mov $0xcffffffd, %eax */
+        0x48, 0x89, 0x00,             /* movq %rax, (%rax): 3 bytes of nobody, 5 of the device */
+        0xb8, 0xfd, 0x0f, 0x00, 0xd0, /* mov $0xd0000ffd, %eax */
+        0x48, 0x89, 0x00,             /* movq %rax, (%rax): 3 bytes of the device */
+        0xba, 0x80, 0x00, 0x00, 0x00, /* mov $0x80, %edx */
+        0xb0, 'q',  0xee,             /* outb 'q' */
+    };
+    struct fixture f;
+
+    (void)state;
+    if (!build(&f, code, sizeof(code)))
+        skip();
+    run_until_event(&f);
+    assert_int_equal(life_event(&f.life), LIFE_POWEROFF);
+    assert_int_equal(f.mmio_bytes, 8);
+    destroy(&f);
+}
+
 static void message_sources_are_many_and_come_back(void **state)
 {
     enum { MANY = 300 };
@@ -337,6 +361,7 @@ int main(void)
         cmocka_unit_test(memory_that_the_host_cannot_provide_fails_with_registers),
         cmocka_unit_test(code_where_nobody_is_fails_with_registers_and_does_not_hang),
         cmocka_unit_test(a_doorbell_rings_without_a_device_access),
+        cmocka_unit_test(an_access_across_a_page_reaches_devices_in_lengths_they_know),
         cmocka_unit_test(message_sources_are_many_and_come_back),
         cmocka_unit_test(more_vcpus_than_kvm_can_do_are_refused),
     };
