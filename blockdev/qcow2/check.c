@@ -66,6 +66,7 @@ static int begin(struct check *c, const struct qcow2_header *header)
     if (rc < 0)
         return rc;
     c->header = *header;
+    c->block_index = UINT64_MAX;
     c->cluster_bits = header->cluster_bits;
     c->cluster_size = UINT64_C(1) << c->cluster_bits;
     c->refcount_bits = 1U << header->refcount_order;
@@ -186,15 +187,16 @@ int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, cons
                 void *opaque, struct blk_check_result *result, struct err *err)
 {
     struct qcow2_header header = qcow2_of(blk)->header;
+    struct blk_check_result left = {0};
     struct check c = {
         .file = blk->file,
         .path = blk->path,
         .fix = fix,
-        .block_index = UINT64_MAX,
         .result = result,
         .report = report,
         .opaque = opaque,
     };
+    struct check again = {.file = blk->file, .path = blk->path, .result = &left};
     int rc, reopened;
 
     *result = (struct blk_check_result){0};
@@ -209,6 +211,13 @@ int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, cons
     rc = blk->format->close(blk, err);
     if (rc == 0)
         rc = run(&c, &header, err);
+    if (rc == 0 && result->corruptions > 0) {
+        /* One repair may have done away with what another finding complained of. */
+        rc = run(&again, &c.header, err);
+        result->corruptions = left.corruptions;
+        result->leaks = left.leaks;
+        result->check_errors = left.check_errors;
+    }
     reopened = reopen(blk, rc == 0 ? err : NULL);
     return rc < 0 ? rc : reopened;
 }

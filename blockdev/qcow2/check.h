@@ -72,7 +72,7 @@ void check_corruption(struct check *c, const char *fmt, ...) __attribute__((form
 /* check_walk.c: counts the references of everything but the refcount structures. */
 int check_walk_image(struct check *c);
 /* Counts the references to the clusters of [offset, offset + length); what lies beyond the end of the
- * file is a corruption instead. */
+ * file, or has more references than a refcount can say, is a corruption instead. */
 int check_count_range(struct check *c, uint64_t offset, uint64_t length);
 /* Reads `count` big-endian entries into a new array of host order. */
 int check_read_table(const struct check *c, uint64_t offset, uint64_t count, uint64_t **out);

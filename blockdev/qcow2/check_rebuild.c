@@ -60,9 +60,6 @@ static int write_block(struct check *c, uint64_t range, uint64_t offset)
     for (uint64_t i = 0; i < c->refblock_entries; i++) {
         uint64_t value = check_refs_get(&c->refs, first + i);
 
-        /* What does not fit stays a corruption, which the next comparison finds. */
-        if (c->refcount_bits < 64)
-            value = min_u64(value, (UINT64_C(1) << c->refcount_bits) - 1);
         if (value != 0)
             check_refcount_encode(c->block, c->refcount_bits, i, value);
     }

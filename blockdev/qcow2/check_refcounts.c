@@ -146,16 +146,6 @@ int check_get_refcount(struct check *c, uint64_t cluster, uint64_t *refcount)
     return c->block_status;
 }
 
-/* Changes the refcount that check_get_refcount() read last. False when the width has no room. */
-static bool set_refcount(struct check *c, uint64_t cluster, uint64_t value)
-{
-    if (c->refcount_bits < 64 && value >> c->refcount_bits != 0)
-        return false;
-    check_refcount_encode(c->block, c->refcount_bits, cluster % c->refblock_entries, value);
-    c->block_dirty = true;
-    return true;
-}
-
 static int compare_one(struct check *c, unsigned fix, uint64_t cluster, uint64_t *end)
 {
     uint64_t refcount, references = check_refs_get(&c->refs, cluster);
@@ -182,7 +172,10 @@ static int compare_one(struct check *c, unsigned fix, uint64_t cluster, uint64_t
               : refcount < references ? "ERROR"
                                       : "Leaked",
               cluster, refcount, references);
-    if (repair && set_refcount(c, cluster, references)) {
+    if (repair) {
+        check_refcount_encode(c->block, c->refcount_bits, cluster % c->refblock_entries,
+                              references);
+        c->block_dirty = true;
         if (refcount > references)
             c->result->leaks_fixed++;
         else

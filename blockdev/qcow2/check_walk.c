@@ -48,8 +48,14 @@ int check_count_range(struct check *c, uint64_t offset, uint64_t length)
     first = offset >> c->cluster_bits;
     last = (end - 1) >> c->cluster_bits;
     for (uint64_t cluster = first; cluster <= last; cluster++) {
-        int rc = check_refs_add(&c->refs, cluster);
+        int rc = 0;
 
+        if (c->refcount_bits < 32 &&
+            check_refs_get(&c->refs, cluster) == (UINT32_C(1) << c->refcount_bits) - 1)
+            check_corruption(c, "ERROR: overflow cluster offset=0x%" PRIx64,
+                             cluster << c->cluster_bits);
+        else
+            rc = check_refs_add(&c->refs, cluster);
         if (rc < 0)
             return rc;
     }
