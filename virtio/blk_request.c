@@ -7,10 +7,10 @@
  *
  * What can be wrong, and what happens:
  * - no room for the header or the status: the driver broke the frame, there is nowhere to say so,
- * and the device needs a reset. So does a head whose chain is still in flight;
+ *   and the device needs a reset. So does a head whose chain is still in flight;
  * - a request that this device does not have, or unknown flags: UNSUPP;
  * - everything else (bad length, beyond the end, too large, a write to a read-only disk, a failure
- * of the image): IOERR.
+ *   of the image): IOERR.
  *
  * Each chain that was taken passes through finish() exactly once.
  */

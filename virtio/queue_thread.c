@@ -70,10 +70,13 @@ static void serve_all(struct queue_thread *qt)
         bool drain = atomic_load(&qt->stopping) || atomic_load(&qt->dev->broken);
         int ret = qt->ops->serve(qt, drain);
 
-        if (ret < 0)
+        if (ret < 0) {
             virtio_device_fail(qt->dev);
-        else if (ret == 0 && (drain || !virtqueue_notify_enable(qt->vq)))
-            return;
+        } else if (ret == 0) {
+            if (drain || !virtqueue_notify_enable(qt->vq))
+                return;
+            virtqueue_notify_disable(qt->vq);
+        }
     }
 }
 
