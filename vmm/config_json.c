@@ -36,21 +36,25 @@ static int read_all(int fd, char *text, size_t *length)
     return -EFBIG;
 }
 
-static int read_file(const char *path, char **text, size_t *length, struct err *err)
+/* The file's text, to be freed; NULL with *rc and a message when it cannot be read. */
+static char *read_file(const char *path, size_t *length, int *rc, struct err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    int rc;
+    char *text;
 
-    if (fd < 0)
-        return err_set_errno(err, -errno, "cannot open %s", path);
-    *text = malloc(FILE_MAX + 1);
-    rc = *text != NULL ? read_all(fd, *text, length) : -ENOMEM;
-    close(fd);
-    if (rc < 0) {
-        free(*text);
-        return err_set_errno(err, rc, "cannot read %s", path);
+    if (fd < 0) {
+        *rc = err_set_errno(err, -errno, "cannot open %s", path);
+        return NULL;
     }
-    return 0;
+    text = malloc(FILE_MAX + 1);
+    *rc = text != NULL ? read_all(fd, text, length) : -ENOMEM;
+    close(fd);
+    if (*rc < 0) {
+        (void)err_set_errno(err, *rc, "cannot read %s", path);
+        free(text);
+        return NULL;
+    }
+    return text;
 }
 
 /* ---- values as text ---- */
@@ -200,13 +204,13 @@ static int apply(struct vm_config *config, const char *key, json_t *value, struc
 int config_json_load(struct vm_config *config, const char *path, struct err *err)
 {
     json_error_t where;
-    char *text = NULL;
     size_t length = 0;
     json_t *root, *value;
     const char *key;
-    int rc = read_file(path, &text, &length, err);
+    int rc = 0;
+    char *text = read_file(path, &length, &rc, err);
 
-    if (rc < 0)
+    if (text == NULL)
         return rc;
     root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &where);
     free(text);

@@ -36,7 +36,7 @@
 enum { KVM_IOCTL_TYPE = 0xae };
 
 /* Calls that are allowed whatever their arguments. */
-/* clang-format off: one call a line */
+/* clang-format off */
 static const int plain_calls[] = {
     SCMP_SYS(read),          /* eventfds, the console's input */
     SCMP_SYS(write),         /* eventfds, the console's output, messages */
@@ -150,7 +150,7 @@ static int add_rules(scmp_filter_ctx filter)
     }
     /* raise() and pthread_kill(), within this process. */
     if (rc == 0) {
-        struct scmp_arg_cmp self = SCMP_CMP64(0, SCMP_CMP_EQ, (scmp_datum_t)getpid());
+        struct scmp_arg_cmp self = SCMP_CMP64(0, SCMP_CMP_EQ, (scmp_datum_t)getpid(), 0);
 
         rc = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, &self);
     }

@@ -461,14 +461,14 @@ static void hostile_json(void **state)
     config_destroy(&p.config);
 
     memset(text, 'x', HUGE);
-    memcpy(text, "{\"", 2);
+    text[0] = '{';
+    text[1] = '"';
     write_json(text, HUGE - 1);
     parse_words(&p, words);
     expect_refused(&p, "a huge key", json_path);
     config_destroy(&p.config);
 
-    memcpy(text, "{\"kernel\":\"k\"\0}", 15);
-    write_json(text, 15);
+    write_json("{\"kernel\":\"k\"\0}", 15);
     parse_words(&p, words);
     expect_refused(&p, "a NUL byte", json_path);
     config_destroy(&p.config);
