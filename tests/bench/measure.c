@@ -5,6 +5,7 @@
  * output is thrown away; the exit status is the command's.
  */
 #include <fcntl.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -27,26 +28,22 @@ static double seconds(struct timeval tv)
 int main(int argc, char **argv)
 {
     struct rusage usage;
+    posix_spawn_file_actions_t actions;
     double start;
-    int status;
+    int status, failed;
     pid_t pid;
 
     if (argc < 2) {
         fputs("usage: measure COMMAND [ARGUMENT...]\n", stderr);
         return 125;
     }
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
     start = now();
-    pid = vfork();
-    if (pid == 0) {
-        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-        dup2(null, STDIN_FILENO);
-        dup2(null, STDOUT_FILENO);
-        execvp(argv[1], argv + 1);
-        _exit(127);
-    }
-    if (pid < 0 || wait4(pid, &status, 0, &usage) != pid) {
-        perror("measure");
+    failed = posix_spawnp(&pid, argv[1], &actions, NULL, argv + 1, environ);
+    if (failed || wait4(pid, &status, 0, &usage) != pid) {
+        fprintf(stderr, "measure: cannot run %s\n", argv[1]);
         return 125;
     }
     printf("%.6f %.6f %ld\n", now() - start, seconds(usage.ru_utime) + seconds(usage.ru_stime),

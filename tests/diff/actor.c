@@ -137,7 +137,7 @@ static struct slot *free_slot(struct actor *actor)
 /* Cuts `length` bytes into odd pieces with a guarded gap behind each. */
 static int slot_split(struct slot *slot, struct rng *rng, uint64_t length)
 {
-    size_t need = length + (ACTOR_IOV_MAX + 1) * GAP + 64;
+    size_t need = length + (size_t)(ACTOR_IOV_MAX + 1) * GAP + 64;
     unsigned pieces = rng_one_in(rng, 2) ? 1 : (unsigned)rng_between(rng, 1, ACTOR_IOV_MAX);
     uint8_t *at;
 

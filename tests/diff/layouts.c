@@ -10,7 +10,9 @@
 #define PRE(how, compat_, cluster_bytes, bytes) \
     {(compat_), (cluster_bytes), (bytes), BLK_PREALLOC_##how, false}
 
-enum { K = 1024, M = 1024 * 1024, ODD = 512 * 3 }; /* ODD: no multiple of a cluster above 512 */
+#define K   UINT64_C(1024)
+#define M   UINT64_C(1048576)
+#define ODD UINT64_C(1536) /* no multiple of a cluster above 512 */
 
 const struct layout exact_layouts[] = {
     {.name = "raw alone", .count = 1, .layers = {RAW(3 * M + ODD)}},

@@ -73,8 +73,8 @@ static void run_workers(struct run *run, struct rng *rng, unsigned threads, uint
     }
     for (unsigned i = 0; i < threads; i++) {
         workers[i].ops = ops / threads;
-        if (actor_init(&workers[i].actor, run, rng_fork(rng_next(rng), i), stripes + i * each,
-                       each) < 0) {
+        if (actor_init(&workers[i].actor, run, rng_fork(rng_next(rng), i),
+                       stripes + (size_t)i * each, each) < 0) {
             run_fail(run, 0, "cannot set up a queue");
         }
     }

@@ -92,7 +92,7 @@ static int make_image(struct state *s, unsigned cluster, unsigned compat, bool h
                                         .compat = compat};
     struct blk_open_options open_options = {
         .path = s->path, .format = "qcow2", .writable = true, .discard = true};
-    struct blk *blk;
+    struct blk *blk = NULL;
     int ret = blk_create(&create, NULL);
 
     if (ret == 0) {

@@ -246,7 +246,7 @@ static int dispatch_words(struct blk *blk, const struct words *w)
 
 static int dispatch(struct blk *blk, const char *text)
 {
-    struct words words;
+    struct words words = {0};
 
     split(&words, text);
     return dispatch_words(blk, &words);
