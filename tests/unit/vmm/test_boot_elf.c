@@ -214,6 +214,7 @@ static void hostile_headers_are_refused(void **state)
         {"an offset at the end", OFFSET, FILE_SIZE - TEXT_SIZE + 1, -EINVAL, "cut"},
         {"an offset that wraps", OFFSET, UINT64_MAX - 15, -EINVAL, "cut"},
         {"more file than memory", FILESZ, 0x3001, -EINVAL, "malformed"},
+        {"less memory than file", MEMSZ, TEXT_SIZE - 1, -EINVAL, "malformed"},
         {"a size of ones", FILESZ, UINT64_MAX, -EINVAL, "malformed"},
         {"a memory of ones", MEMSZ, UINT64_MAX, -ENOMEM, "wants"},
         {"a byte beyond RAM", MEMSZ, 62 * MIB + 1, -ENOMEM, "wants"},
