@@ -44,7 +44,7 @@ struct check {
     unsigned refcount_bits;
     uint64_t refblock_entries;
     uint64_t file_bytes;
-    uint64_t file_clusters;
+    uint64_t file_clusters; /* grows when a reference reaches past the end of the file */
 
     struct check_refs refs;
     uint64_t *reftable; /* host order */

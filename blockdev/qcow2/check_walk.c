@@ -47,6 +47,14 @@ int check_count_range(struct check *c, uint64_t offset, uint64_t length)
     }
     first = offset >> c->cluster_bits;
     last = (end - 1) >> c->cluster_bits;
+    if (last >= c->file_clusters) {
+        /* By less than a cluster, as at the end of compressed data: that cluster is in use. */
+        int rc = check_refs_grow(&c->refs, last + 1);
+
+        if (rc < 0)
+            return rc;
+        c->file_clusters = last + 1;
+    }
     for (uint64_t cluster = first; cluster <= last; cluster++) {
         int rc = 0;
 

@@ -221,6 +221,11 @@ static void damage_reftable(struct image *image)
     put(image, image->reftable, values[random_below(ARRAY_LEN(values))]);
 }
 
+static void damage_truncated(struct image *image)
+{
+    image->length -= 1 + random_below(2 * image->cluster_size);
+}
+
 static const struct damage {
     const char *name;
     void (*apply)(struct image *image);
@@ -237,6 +242,7 @@ static const struct damage {
     {"bits of L2", damage_bits, false},
     {"L1 entry", damage_l1_entry, false},
     {"metadata shared", damage_metadata_shared, false},
+    {"truncated", damage_truncated, false},
 };
 
 /* ---- both checkers ---- */
