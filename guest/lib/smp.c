@@ -17,7 +17,7 @@ enum {
     STACK_SIZE = 4096,
 };
 
-extern char ap_trampoline[], ap_trampoline_end[], ap_gdt_base[];
+extern const char ap_trampoline[], ap_trampoline_end[], ap_gdt_base[];
 extern uint64_t ap_stack;
 extern struct {
     uint16_t limit;
@@ -57,9 +57,11 @@ static void send(uint8_t id, uint32_t command)
 bool smp_start_cpu(uint8_t id, void (*run)(void))
 {
     uint32_t gdt_base = (uint32_t)gdt_pointer.base;
+    uint64_t size = address_of(ap_trampoline_end) - address_of(ap_trampoline);
+    uint64_t base_offset = address_of(ap_gdt_base) - address_of(ap_trampoline);
 
-    memcpy(at(TRAMPOLINE), ap_trampoline, (size_t)(ap_trampoline_end - ap_trampoline));
-    memcpy(at(TRAMPOLINE + (uint64_t)(ap_gdt_base - ap_trampoline)), &gdt_base, sizeof(gdt_base));
+    memcpy(at(TRAMPOLINE), ap_trampoline, size);
+    memcpy(at(TRAMPOLINE + base_offset), &gdt_base, sizeof(gdt_base));
     ap_stack = address_of(allocate(STACK_SIZE, 16)) + STACK_SIZE;
     ap_run = run;
     ap_started = false;
