@@ -4,6 +4,7 @@
 #include "img.h"
 #include "log.h"
 #include "optstr.h"
+#include "process.h"
 
 #include <string.h>
 
@@ -26,6 +27,7 @@ static int unknown_command(const char *name)
 
 int main(int argc, char **argv)
 {
+    process_prepare();
     log_init(argc > 0 ? argv[0] : NULL);
     if (argc < 2)
         return img_usage_error("Not enough arguments");

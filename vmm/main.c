@@ -12,11 +12,11 @@
 #include "machine.h"
 #include "memory.h"
 #include "options.h"
+#include "process.h"
 #include "restart.h"
 #include "sandbox.h"
 #include "terminal.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,18 +30,6 @@ struct run {
     struct console *console;
     uint64_t deadline;
 };
-
-/* A file that is opened later must not become standard input, output or error. */
-static void fill_standard_descriptors(void)
-{
-    int fd;
-
-    do
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0)
-        close(fd);
-}
 
 static int fail_start(const struct err *err)
 {
@@ -171,7 +159,7 @@ int main(int argc, char **argv)
     struct err err;
     int status;
 
-    fill_standard_descriptors();
+    process_prepare();
     log_init(argc > 0 ? argv[0] : NULL);
     config_init(&config);
     if (options_parse(argc, argv, &config, &action, &err) < 0) {

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# A closed standard descriptor must not become an image, and a long chain must not run out of
+# descriptors at the usual soft limit.
+. "$(dirname "$0")/../lib.sh"
+
+"$IMG" create -q -f raw "$work/disk.raw" 64K
+printf 'precious' | dd of="$work/disk.raw" conv=notrunc status=none
+before=$(sha256sum <"$work/disk.raw")
+"$IMG" commit "$work/disk.raw" 0<&- 1>&- 2>&-
+status=$?
+if [ $status -eq 1 ] && [ "$(sha256sum <"$work/disk.raw")" = "$before" ]; then
+    pass "an error message does not land in an image that took the place of standard error"
+else
+    fail "an error message does not land in an image that took the place of standard error" \
+        "status $status"
+fi
+
+"$IMG" create -q -f qcow2 "$work/0.qcow2" 1M
+for i in $(seq 1 99); do
+    "$IMG" create -q -f qcow2 -F qcow2 -b "$((i - 1)).qcow2" "$work/$i.qcow2"
+done
+few_files() (
+    ulimit -Sn 40 && "$@"
+)
+check "a chain of 100 images opens at a soft limit of 40 open files" \
+    few_files "$IMG" convert -f qcow2 -O raw "$work/99.qcow2" "$work/out.raw"
+finish
