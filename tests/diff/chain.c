@@ -97,13 +97,14 @@ int chain_add_layer(struct chain *chain, struct err *err)
         return ret;
     }
     chain->count++;
-    /* blk_create() makes whole sectors; a raw file may have any length. */
+    /* blk_create() makes whole sectors; a raw file may have any length, and reads as zeros up to the
+     * next sector. */
     if (layer->compat == 0 && truncate(options.path, (off_t)layer->size) != 0) {
         return err_set_errno(err, -errno, "cannot cut %s", options.path);
     }
     chain->model.cluster = layer->cluster;
     chain->model.discard_is_zero = layer->compat == 3 || (layer->compat == 2 && i == 0);
-    return model_resize(&chain->model, layer->size);
+    return model_resize(&chain->model, align_up(layer->size, 512));
 }
 
 static int hash_file(const char *path, uint64_t *hash, struct err *err)

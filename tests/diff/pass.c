@@ -176,7 +176,7 @@ int pass_requests(struct chain *chain, struct rng *rng, unsigned threads, uint64
         return err_prefix(err, ret, "open");
     }
     run_start(&run, chain, blk);
-    if (blk_length(blk) != chain->model.length && chain->model.cluster != 0) {
+    if (blk_length(blk) != chain->model.length) {
         run_fail(&run, 0, "the device has %llu bytes instead of %llu",
                  (unsigned long long)blk_length(blk), (unsigned long long)chain->model.length);
     } else {
