@@ -6,7 +6,7 @@ DIFF_TESTS := $(BUILD)/tests/diff/oracle $(BUILD)/tests/fuzz/hostile
 TEST_TOOLS := $(BUILD)/tests/tools/blkio
 
 $(BUILD)/tests/diff/%.o: INC = $(INC_base) -Iblockdev/include
-$(BUILD)/tests/fuzz/%.o: INC = $(INC_base) -Iblockdev/include
+$(BUILD)/tests/fuzz/%.o: INC = $(INC_base) -Iblockdev/include -Itests/diff
 $(BUILD)/tests/tools/%.o: INC = $(INC_base) -Iblockdev/include
 
 $(BUILD)/tests/diff/oracle: $(call obj,$(ORACLE_SRC)) $(LIB_BLOCKDEV)

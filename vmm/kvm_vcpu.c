@@ -21,7 +21,6 @@
 #include "kvm_report.h"
 #include "log.h"
 #include "signals.h"
-#include "signals.h"
 #include "startup.h"
 
 #include <errno.h>

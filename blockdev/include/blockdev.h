@@ -42,16 +42,17 @@ enum blk_cache {
 
 struct blk_open_options {
     const char *path;
-    const char *format;       /* "raw", "qcow2", or NULL: probe (see "image policy" below) */
-    bool writable;            /* open the top layer read-write */
-    bool no_backing;          /* leave the chain closed: unallocated ranges read as zeros */
-    bool trust_probe;         /* a probed qcow2 may name a backing file (tools that a person drives) */
-    bool force_share;         /* take no conflicting locks (-U); read-only opens alone */
-    bool discard;             /* BLK_DISCARD frees space; without it a discard is a successful no-op */
-    bool for_check;           /* for blk_check alone: whatever state it is in; no other writes */
+    const char *format; /* "raw", "qcow2", or NULL: probe (see "image policy" below) */
+    bool writable;      /* open the top layer read-write */
+    bool no_backing;    /* leave the chain closed: unallocated ranges read as zeros */
+    bool trust_probe;   /* a probed qcow2 may name a backing file (tools that a person drives) */
+    bool force_share;   /* take no conflicting locks (-U); read-only opens alone */
+    bool discard;       /* BLK_DISCARD frees space; without it a discard is a successful no-op */
+    bool for_check;     /* for blk_check alone: whatever state it is in; no other writes */
     enum blk_cache cache;
     const char *backing_root; /* every backing file must lie below this directory, or NULL */
-    uint64_t metadata_cache;  /* bound on cached L2 tables and refcount blocks in bytes; 0: default */
+    uint64_t
+        metadata_cache; /* bound on cached L2 tables and refcount blocks in bytes; 0: default */
 };
 
 /*
@@ -70,11 +71,11 @@ int blk_open(const struct blk_open_options *options, struct blk **out, struct er
  * the way; returns the first error. No queue of the image may exist any more. NULL is allowed. */
 int blk_close(struct blk *blk, struct err *err);
 
-uint64_t blk_length(const struct blk *blk);      /* virtual size in bytes */
+uint64_t blk_length(const struct blk *blk); /* virtual size in bytes */
 bool blk_writable(const struct blk *blk);
-const char *blk_path(const struct blk *blk);     /* as given to blk_open; lives as long as blk */
-const char *blk_format(const struct blk *blk);   /* "raw" or "qcow2" */
-unsigned blk_cluster_size(const struct blk *blk);/* allocation unit of the top layer; 0 for raw */
+const char *blk_path(const struct blk *blk);      /* as given to blk_open; lives as long as blk */
+const char *blk_format(const struct blk *blk);    /* "raw" or "qcow2" */
+unsigned blk_cluster_size(const struct blk *blk); /* allocation unit of the top layer; 0 for raw */
 /* The open image right below the top layer, or NULL. Owned by `blk`; never closed by the caller. */
 struct blk *blk_backing(struct blk *blk);
 
@@ -152,10 +153,10 @@ enum blk_extent_kind {
 
 struct blk_extent {
     enum blk_extent_kind kind;
-    uint64_t length;          /* bytes that share this answer, at least 1 */
-    unsigned depth;           /* 0: the top layer; n: the n-th image below it */
-    bool has_host_offset;     /* host_offset holds for the whole extent */
-    uint64_t host_offset;     /* in the file of the layer at `depth` */
+    uint64_t length;      /* bytes that share this answer, at least 1 */
+    unsigned depth;       /* 0: the top layer; n: the n-th image below it */
+    bool has_host_offset; /* host_offset holds for the whole extent */
+    uint64_t host_offset; /* in the file of the layer at `depth` */
 };
 
 enum { BLK_MAP_TOP_ONLY = 1 /* stop at the top layer: UNALLOCATED means "not in this layer" */ };
@@ -169,18 +170,18 @@ int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
 
 struct blk_info {
     uint64_t virtual_size;
-    uint64_t disk_size;              /* bytes that the file system has allocated (512 * st_blocks) */
-    unsigned cluster_size;           /* 0 for raw */
-    const char *backing_name;        /* as written in the image, or NULL; lives as long as blk */
-    const char *backing_format;      /* as written in the image, or NULL */
-    const char *backing_path;        /* resolved against the image's folder, or NULL */
-    bool is_dirty;                   /* dirty bit */
-    bool is_corrupt;                 /* corrupt bit */
-    unsigned compat;                 /* qcow2: 2 ("0.10") or 3 ("1.1"); 0 for raw */
+    uint64_t disk_size;         /* bytes that the file system has allocated (512 * st_blocks) */
+    unsigned cluster_size;      /* 0 for raw */
+    const char *backing_name;   /* as written in the image, or NULL; lives as long as blk */
+    const char *backing_format; /* as written in the image, or NULL */
+    const char *backing_path;   /* resolved against the image's folder, or NULL */
+    bool is_dirty;              /* dirty bit */
+    bool is_corrupt;            /* corrupt bit */
+    unsigned compat;            /* qcow2: 2 ("0.10") or 3 ("1.1"); 0 for raw */
     unsigned refcount_bits;
     bool lazy_refcounts;
     bool extended_l2;
-    const char *compression_type;    /* "zlib" or "zstd" */
+    const char *compression_type; /* "zlib" or "zstd" */
 };
 
 int blk_get_info(struct blk *blk, struct blk_info *info, struct err *err);
@@ -200,14 +201,19 @@ int blk_backing_path(const char *image_path, const char *name, char **out, struc
 
 struct blk_create_options {
     const char *path;
-    const char *format;         /* "raw" or "qcow2" */
-    uint64_t size;              /* virtual size */
-    const char *backing_name;   /* written as it is, or NULL; existence and format are the caller's */
+    const char *format;       /* "raw" or "qcow2" */
+    uint64_t size;            /* virtual size */
+    const char *backing_name; /* written as it is, or NULL; existence and format are the caller's */
     const char *backing_format; /* "raw" or "qcow2"; required with backing_name */
     unsigned cluster_size;      /* qcow2: 512 .. 2 MiB, a power of two; 0: 65536 */
     unsigned compat;            /* qcow2: 2 or 3; 0: 3 */
     bool lazy_refcounts;        /* qcow2 v3 */
-    enum { BLK_PREALLOC_OFF, BLK_PREALLOC_METADATA, BLK_PREALLOC_FALLOC, BLK_PREALLOC_FULL } prealloc;
+    enum {
+        BLK_PREALLOC_OFF,
+        BLK_PREALLOC_METADATA,
+        BLK_PREALLOC_FALLOC,
+        BLK_PREALLOC_FULL
+    } prealloc;
 };
 
 /* Creates the file, or empties one that exists (after taking its locks). On failure a file that was
@@ -232,7 +238,7 @@ enum { BLK_FIX_LEAKS = 1, BLK_FIX_ERRORS = 2 };
 struct blk_check_result {
     uint64_t corruptions, leaks, check_errors; /* what is wrong now (after repair, if asked) */
     uint64_t corruptions_fixed, leaks_fixed;
-    uint64_t image_end_offset;                 /* behind the last cluster in use */
+    uint64_t image_end_offset; /* behind the last cluster in use */
     uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
 };
 

@@ -35,7 +35,8 @@ static bool has_zero_flag(const struct qcow2 *q)
 static uint64_t zero_entry(const struct qcow2 *q, const struct qcow2_cluster *old, enum how how,
                            bool *gives_up)
 {
-    if ((how == HOW_KEEP || how == HOW_HIDE) && has_zero_flag(q) && old->host_offset != 0 && old->is_copied) {
+    if ((how == HOW_KEEP || how == HOW_HIDE) && has_zero_flag(q) && old->host_offset != 0 &&
+        old->is_copied) {
         *gives_up = false;
         return old->host_offset | QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO;
     }

@@ -100,12 +100,15 @@ refuse "missing backing file" "$IMG" commit "$m/o.qcow2"
 both prepare cluster_size=64k 8M cluster_size=64k 8M
 before=$(sha256sum <"$m/base.qcow2")
 coproc holder { qemu-io -r "$m/base.qcow2" 2>&1; }
+# Bash sets the name with _PID, and unsets it as soon as the process has ended.
+# shellcheck disable=SC2154
+holder_pid=$holder_PID
 echo "read 0 512" >&"${holder[1]}"
 read -r _ <&"${holder[0]}"
 refuse "a base that another guest uses" "$IMG" commit "$m/o.qcow2"
 check "is not touched" test "$before" = "$(sha256sum <"$m/base.qcow2")"
 echo quit >&"${holder[1]}"
-wait "$holder_PID" 2>/dev/null
+wait "$holder_pid" 2>/dev/null
 chmod 444 "$m/base.qcow2"
 if [ "$(id -u)" -ne 0 ]; then
     refuse "a base without permission" "$IMG" commit "$m/o.qcow2"

@@ -142,6 +142,8 @@ fi
 
 # ---- locks ----
 coproc holder { qemu-io "$m/a.qcow2" 2>&1; }
+# Bash sets the name with _PID, and unsets it as soon as the process has ended.
+# shellcheck disable=SC2154
 holder_pid=$holder_PID
 # The first answer shows that the image is open.
 echo "read 0 512" >&"${holder[1]}"

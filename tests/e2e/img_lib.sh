@@ -11,6 +11,8 @@
 
 [ -n "$(command -v qemu-img)" ] || { echo "1..0 # SKIP qemu-img is not installed"; exit 0; }
 
+# lib.sh, which is sourced first, made the folder.
+# shellcheck disable=SC2154
 q=$work/qemu m=$work/minivmm
 mkdir -p "$q" "$m"
 

@@ -120,10 +120,13 @@ long=$(printf 'n%.0s' $(seq 1100))
 refuse "names that are too long" "$IMG" rebase -u -b "$long" -F raw "$m/o.qcow2"
 kept "what was refused"
 coproc holder { qemu-io "$m/o.qcow2" 2>&1; }
+# Bash sets the name with _PID, and unsets it as soon as the process has ended.
+# shellcheck disable=SC2154
+holder_pid=$holder_PID
 echo "read 0 512" >&"${holder[1]}"
 read -r _ <&"${holder[0]}"
 refuse "an overlay in use" "$IMG" rebase -b copy.qcow2 -F qcow2 "$m/o.qcow2"
 echo quit >&"${holder[1]}"
-wait "$holder_PID" 2>/dev/null
+wait "$holder_pid" 2>/dev/null
 
 finish

@@ -11,11 +11,11 @@
  *   3. after a repair that leaves nothing to report a second check finds nothing, and what is written
  *      reads back, or is refused as corrupt with a reason; it never makes new damage.
  */
-#include "../diff/rng.h"
-#include "../diff/tap.h"
 #include "blockdev.h"
 #include "bytes.h"
 #include "checked.h"
+#include "rng.h"
+#include "tap.h"
 
 #include <errno.h>
 #include <fcntl.h>
