@@ -110,22 +110,28 @@ int blk_set_backing(struct blk *blk, const char *name, const char *format, struc
 {
     int r = require_writable(blk, "change", err);
 
-    if (r == 0 && blk->format->set_backing == NULL) {
-        r = err_set(err, -ENOTSUP, "'%s': the %s format has no backing files", blk->path,
-                    blk->format->name);
+    if (r != 0) {
+        return r;
     }
-    return r != 0 ? r : blk->format->set_backing(blk, name, format, err);
+    if (blk->format->set_backing == NULL) {
+        return err_set(err, -ENOTSUP, "'%s': the %s format has no backing files", blk->path,
+                       blk->format->name);
+    }
+    return blk->format->set_backing(blk, name, format, err);
 }
 
 int blk_make_empty(struct blk *blk, struct err *err)
 {
     int r = require_writable(blk, "empty", err);
 
-    if (r == 0 && blk->format->make_empty == NULL) {
-        r = err_set(err, -ENOTSUP, "'%s': a %s image cannot be emptied", blk->path,
-                    blk->format->name);
+    if (r != 0) {
+        return r;
     }
-    return r != 0 ? r : blk->format->make_empty(blk, err);
+    if (blk->format->make_empty == NULL) {
+        return err_set(err, -ENOTSUP, "'%s': a %s image cannot be emptied", blk->path,
+                       blk->format->name);
+    }
+    return blk->format->make_empty(blk, err);
 }
 
 int blk_note_problem(struct blk *blk, int code, const char *fmt, ...)

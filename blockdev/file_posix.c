@@ -160,7 +160,7 @@ static int posix_size(struct file *file, uint64_t *bytes)
 
 static int posix_truncate(struct file *file, uint64_t bytes)
 {
-    uint64_t size;
+    uint64_t size = 0;
     int r;
 
     if (bytes > INT64_MAX) {
@@ -217,7 +217,7 @@ static int posix_allocate(struct file *file, uint64_t offset, uint64_t length)
 
 static int posix_extent(struct file *file, uint64_t offset, bool *is_data, uint64_t *end)
 {
-    uint64_t size;
+    uint64_t size = 0;
     off_t data, hole;
     int r = posix_size(file, &size);
 

@@ -47,7 +47,7 @@ static int probe_file(struct file *file, const struct blk_format **format, struc
 int blk_probe(const char *path, const char **format, struct err *err)
 {
     const struct file_open_options options = {0};
-    const struct blk_format *found = NULL;
+    const struct blk_format *found = &raw_format;
     struct file *file;
     int r = file_open_posix(path, &options, &file, err);
 
@@ -194,7 +194,7 @@ static int open_below(struct blk *top, struct blk *parent, const struct blk_open
 int blk_open_file(struct file *file, const struct blk_open_options *options, struct blk **out,
                   struct err *err)
 {
-    struct blk *top, *last;
+    struct blk *top = NULL, *last;
     unsigned depth = 0;
     int r = open_layer(file, options, &top, err);
 

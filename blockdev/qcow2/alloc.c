@@ -85,7 +85,7 @@ static bool search_slice(struct qcow2 *q, uint64_t cluster, uint64_t want, uint6
     if (*result != 0) {
         return true;
     }
-    for (i = index; i < entries && load_be16(slice->data + i * 2) != 0; i++) {
+    for (i = index; i < entries && load_be16(slice->data + (size_t)i * 2) != 0; i++) {
     }
     *next = cluster + (i - index);
     found = i < entries;

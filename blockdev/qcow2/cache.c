@@ -33,7 +33,7 @@ int qcow2_cache_init(struct qcow2 *q, uint64_t bytes)
         buckets *= 2;
     }
     cache->bucket_mask = buckets - 1;
-    cache->buckets = calloc(buckets, sizeof(cache->buckets[0]));
+    cache->buckets = calloc(buckets, sizeof(struct qcow2_slice *));
     return cache->buckets != NULL ? 0 : -ENOMEM;
 }
 
@@ -86,7 +86,7 @@ static struct qcow2_slice *add_slice(struct qcow2 *q)
 
     if (cache->count == cache->room) {
         unsigned room = cache->room != 0 ? cache->room * 2 : 64;
-        struct qcow2_slice **slices = realloc(cache->slices, room * sizeof(slices[0]));
+        struct qcow2_slice **slices = realloc(cache->slices, room * sizeof(struct qcow2_slice *));
 
         if (slices == NULL) {
             return NULL;

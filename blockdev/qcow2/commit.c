@@ -55,8 +55,8 @@ struct piece {
     uint64_t offset; /* in the file */
     uint8_t *data;
     size_t length;
-    struct qcow2_slice *slice; /* or NULL */
-    size_t sector;
+    struct qcow2_slice *slice; /* a slice's */
+    size_t sector;             /* a table's */
 };
 
 struct pieces {
@@ -163,7 +163,7 @@ static int copy_table(struct qcow2_table *table, struct pieces *list)
     if (pieces_make(list, count, TABLE_SECTOR_BYTES) != 0) {
         return -ENOMEM;
     }
-    for (size_t s = 0; s < sectors; s++) {
+    for (size_t s = 0; list->count < count; s++) {
         size_t first = s * QCOW2_TABLE_SECTOR_ENTRIES;
         size_t entries = min_u64(QCOW2_TABLE_SECTOR_ENTRIES, table->count - first);
         struct piece *piece = &list->pieces[list->count];
@@ -187,31 +187,32 @@ static int copy_table(struct qcow2_table *table, struct pieces *list)
     return 0;
 }
 
-static void finish_pieces(struct qcow2 *q, struct pieces *list, struct qcow2_table *table,
-                          bool is_written)
+static void finish_slices(struct qcow2 *q, struct pieces *list, bool is_written)
 {
     for (size_t i = 0; i < list->count; i++) {
-        struct piece *piece = &list->pieces[i];
+        qcow2_cache_put(list->pieces[i].slice);
+        if (!is_written) {
+            qcow2_cache_mark_dirty(q, list->pieces[i].slice);
+        }
+    }
+    pieces_free(list);
+}
 
-        if (piece->slice != NULL) {
-            qcow2_cache_put(piece->slice);
-        }
-        if (!is_written && piece->slice != NULL) {
-            qcow2_cache_mark_dirty(q, piece->slice);
-        } else if (!is_written) {
-            table->dirty[piece->sector] = 1;
-            table->any_dirty = true;
-        }
+static void finish_table(struct qcow2_table *table, struct pieces *list, bool is_written)
+{
+    for (size_t i = 0; i < list->count && !is_written; i++) {
+        table->dirty[list->pieces[i].sector] = 1;
+        table->any_dirty = true;
     }
     pieces_free(list);
 }
 
 static void finish_snapshot(struct qcow2 *q, struct snapshot *snapshot, bool is_written)
 {
-    finish_pieces(q, &snapshot->refcounts, NULL, is_written);
-    finish_pieces(q, &snapshot->reftable, &q->reftable, is_written);
-    finish_pieces(q, &snapshot->l2, NULL, is_written);
-    finish_pieces(q, &snapshot->l1, &q->l1, is_written);
+    finish_slices(q, &snapshot->refcounts, is_written);
+    finish_table(&q->reftable, &snapshot->reftable, is_written);
+    finish_slices(q, &snapshot->l2, is_written);
+    finish_table(&q->l1, &snapshot->l1, is_written);
     if (!is_written) {
         q->needs_barrier = q->needs_barrier || snapshot->needs_barrier;
         qcow2_freed_restore(q, &snapshot->freed);
@@ -302,7 +303,7 @@ static void write_lowered_refcounts(struct qcow2 *q)
         r = write_pieces(q, &list);
         pthread_mutex_lock(&q->lock);
     }
-    finish_pieces(q, &list, NULL, r == 0);
+    finish_slices(q, &list, r == 0);
 }
 
 int qcow2_commit(struct qcow2 *q, bool durable)

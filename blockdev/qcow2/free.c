@@ -58,7 +58,7 @@ static void add_run(struct qcow2 *q, struct qcow2_runs *runs, uint64_t offset, u
         runs->clusters += clusters;
         return;
     }
-    if (runs->count == runs->room) {
+    if (runs->runs == NULL || runs->count == runs->room) {
         size_t room = runs->room != 0 ? runs->room * 2 : 16;
         struct qcow2_run *grown = realloc(runs->runs, room * sizeof(grown[0]));
 

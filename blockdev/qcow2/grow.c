@@ -292,7 +292,7 @@ static int count_clusters(struct qcow2 *q, uint64_t first, uint64_t count)
         if (r != 0) {
             return r;
         }
-        store_be16(slice->data + index * 2, 1);
+        store_be16(slice->data + (size_t)index * 2, 1);
         qcow2_cache_mark_dirty(q, slice);
         qcow2_cache_put(slice);
     }

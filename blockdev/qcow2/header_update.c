@@ -100,6 +100,11 @@ static bool put_extension(uint8_t *raw, uint64_t room, uint64_t *at, uint32_t ty
     return true;
 }
 
+static void put_bytes(uint8_t *to, const void *from, size_t length)
+{
+    memcpy(to, from, length);
+}
+
 /* Builds the new cluster 0 in `new`, up to *used bytes, from the old one in `old`. */
 static bool build(const struct qcow2 *q, const uint8_t *old, uint8_t *new, const char *name,
                   const char *format, uint64_t *used)
@@ -131,7 +136,7 @@ static bool build(const struct qcow2 *q, const uint8_t *old, uint8_t *new, const
         return false;
     }
     if (name != NULL) {
-        memcpy(new + to, name, name_length);
+        put_bytes(new + to, name, name_length);
     }
     store_be64(new + AT_BACKING_OFFSET, name != NULL ? to : 0);
     store_be32(new + AT_BACKING_SIZE, (uint32_t)name_length);

@@ -114,7 +114,7 @@ static int set_corrupt_bit(struct qcow2 *q)
     return file_pwrite(q->file, 72, features, sizeof(features));
 }
 
-int qcow2_mark_corrupt(struct qcow2 *q, const char *fmt, ...)
+void qcow2_note_corruption(struct qcow2 *q, const char *fmt, ...)
 {
     char text[256];
     va_list args;
@@ -130,5 +130,4 @@ int qcow2_mark_corrupt(struct qcow2 *q, const char *fmt, ...)
             q->header.incompatible_features |= QCOW2_INCOMPAT_CORRUPT;
         }
     }
-    return -EIO;
 }

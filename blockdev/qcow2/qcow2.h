@@ -200,8 +200,11 @@ bool qcow2_is_fixed_metadata(const struct qcow2 *q, uint64_t cluster);
 bool qcow2_is_metadata(const struct qcow2 *q, uint64_t cluster);
 int qcow2_metadata_add(struct qcow2 *q, uint64_t cluster);
 void qcow2_metadata_remove(struct qcow2 *q, uint64_t cluster);
-/* Notes the problem, stops all writes, sets the corrupt bit where there is one; returns -EIO. */
-int qcow2_mark_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Notes the problem, stops all writes, sets the corrupt bit where there is one. */
+void qcow2_note_corruption(struct qcow2 *q, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+/* The same, with -EIO as its value: a macro, so that checkers know that it is never 0. */
+#define qcow2_mark_corrupt(...) (qcow2_note_corruption(__VA_ARGS__), -EIO)
 
 /* map.c */
 bool qcow2_l2_entry_is_sound(const struct qcow2 *q, uint64_t entry);

@@ -52,7 +52,7 @@ int qcow2_refcount_get(struct qcow2 *q, uint64_t host_offset, uint64_t *count)
     int r = qcow2_refcount_slice(q, host_offset, &slice, &index);
 
     if (r == 0) {
-        *count = load_be16(slice->data + index * 2);
+        *count = load_be16(slice->data + (size_t)index * 2);
         qcow2_cache_put(slice);
     }
     return r;
@@ -68,12 +68,12 @@ static int release_one(struct qcow2 *q, uint64_t host_offset)
     if (r != 0) {
         return r;
     }
-    count = load_be16(slice->data + index * 2);
+    count = load_be16(slice->data + (size_t)index * 2);
     if (count == 0) {
         r = qcow2_mark_corrupt(q, "cluster 0x%" PRIx64 " is in use but its refcount is 0",
                                host_offset);
     } else {
-        store_be16(slice->data + index * 2, (uint16_t)(count - 1));
+        store_be16(slice->data + (size_t)index * 2, (uint16_t)(count - 1));
         qcow2_cache_mark_dirty(q, slice);
     }
     if (count == 1) {
