@@ -129,6 +129,7 @@ static void *work(void *opaque)
 
     if (blk_queue_create(w->blk, &queue, NULL) != 0) {
         w->failures++;
+        free(buffer);
         return NULL;
     }
     for (unsigned i = 0; i < w->rounds; i++) {
