@@ -57,6 +57,11 @@ static void emit(enum log_level level, const char *kind, const char *fmt, va_lis
     if (body < 0)
         return;
     used += (size_t)body < sizeof(line) - used - 1 ? (size_t)body : sizeof(line) - used - 2;
+    /* Names of images and guests may be in it: nothing that drives the terminal. UTF-8 passes. */
+    for (size_t i = 0; i < used; i++) {
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+            line[i] = '?';
+    }
     line[used++] = '\n';
     /* Nobody is left to tell when standard error fails. */
     if (write(STDERR_FILENO, line, used) < 0)

@@ -73,8 +73,7 @@ same "-n, missing target" convert -n o.qcow2 missing
 same "-q -p" convert -q -p -O qcow2 o.qcow2 out.qcow2
 (cd "$m" && "$IMG" convert -p -O qcow2 o.qcow2 out.qcow2) >"$work/progress"
 check "-p begins with 0 and ends with 100" \
-    bash -c 'tr "\r" "\n" <"$1" | head -1 | grep -qxF "    (0.00/100%)" && tr "\r" "\n" <"$1" | tail -2 | head -1 | grep -qxF "    (100.00/100%)"' \
-    - "$work/progress"
+    progress_is_whole "$work/progress"
 same "-W -m 4 -U -T none -t none" convert -W -m 4 -U -T none -t none -O qcow2 o.qcow2 out.qcow2
 same_image "-W -m 4 -U -T none -t none: content" out.qcow2
 same "-t none to raw" convert -T none -t none -O raw o.qcow2 out.raw

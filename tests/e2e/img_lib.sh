@@ -103,3 +103,10 @@ io() {
     done
     qemu-io "${args[@]}" "$file"
 }
+
+# Whether a -p output begins with 0, ends with 100 and leaves a new line.
+progress_is_whole() {
+    [ "$(tr '\r' '\n' <"$1" | head -n 1)" = '    (0.00/100%)' ] &&
+        [ "$(tr '\r' '\n' <"$1" | tail -n 2 | head -n 1)" = '    (100.00/100%)' ] &&
+        [ "$(tail -c 2 "$1" | od -An -c | tr -d ' ')" = '\r\n' ]
+}

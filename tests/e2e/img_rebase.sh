@@ -3,7 +3,8 @@
 . "$(dirname "$0")/../lib.sh"
 . "$(dirname "$0")/img_lib.sh"
 
-# prepare [CREATE-OPTIONS]: base, an equal copy, other content, a shorter and a longer one, an overlay.
+# prepare [OPTIONS]: base, an equal copy, other content, a shorter and a longer one, an overlay.
+# shellcheck disable=SC2120 # called through `both` with arguments
 prepare() {
     rm -f -- *.qcow2 *.raw
     qemu-img create -q -f qcow2 base.qcow2 8M
@@ -16,7 +17,7 @@ prepare() {
     qemu-img create -q -f qcow2 long.qcow2 32M
     qemu-io -c 'write -P 6 0 32M' long.qcow2
     qemu-img convert -O raw other.qcow2 other.raw
-    qemu-img create -q -f qcow2 "$@" -b base.qcow2 -F qcow2 o.qcow2
+    qemu-img create -q -f qcow2 -o "${1:-cluster_size=64k}" -b base.qcow2 -F qcow2 o.qcow2
     qemu-io -c 'write -P 3 64k 128k' -c 'write -z 1M 70k' -c 'write -P 4 7M 4k' o.qcow2
     cp o.qcow2 before.qcow2
 }
@@ -31,7 +32,7 @@ for options in cluster_size=64k cluster_size=512 cluster_size=2M compat=0.10,clu
     for backing in copy.qcow2 other.qcow2 short.qcow2 long.qcow2 other.raw ''; do
         name="rebase ($options) onto '${backing}'"
         format=${backing##*.}
-        both prepare -o $options
+        both prepare $options
         same "$name" rebase -b "$backing" ${format:+-F "$format"} o.qcow2
         same "$name: info" info o.qcow2
         kept "$name"
@@ -50,7 +51,7 @@ kept "there and back"
 
 # Longer chains, and a base within the chain.
 deep() {
-    prepare
+    prepare cluster_size=64k
     qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 mid.qcow2
     qemu-io -c 'write -P 7 128k 1M' mid.qcow2
     qemu-img rebase -u -b mid.qcow2 -F qcow2 o.qcow2
@@ -62,12 +63,12 @@ kept "rebase onto the base's base"
 both deep
 same "rebase of the middle of a chain" rebase -b other.qcow2 -F qcow2 mid.qcow2
 kept "rebase of the middle of a chain"
-larger() { prepare && qemu-img resize -q o.qcow2 16M && cp o.qcow2 before.qcow2; }
+larger() { prepare cluster_size=64k && qemu-img resize -q o.qcow2 16M && cp o.qcow2 before.qcow2; }
 both larger
 same "an overlay larger than its old base, onto a longer one" rebase -b long.qcow2 -F qcow2 o.qcow2
 kept "an overlay larger than its old base, onto a longer one"
 both mkdir -p sub
-relative() { prepare && mkdir -p sub && qemu-img create -q -f qcow2 -b ../base.qcow2 -F qcow2 sub/o.qcow2; }
+relative() { prepare cluster_size=64k && mkdir -p sub && qemu-img create -q -f qcow2 -b ../base.qcow2 -F qcow2 sub/o.qcow2; }
 both relative
 same "names are relative to the overlay" rebase -b ../copy.qcow2 -F qcow2 sub/o.qcow2
 same "names are relative to the overlay: info" info sub/o.qcow2
@@ -90,16 +91,15 @@ same "-q -p" rebase -q -p -b other.qcow2 -F qcow2 o.qcow2
 both prepare
 (cd "$m" && "$IMG" rebase -p -b other.qcow2 -F qcow2 o.qcow2) >"$work/progress"
 check "-p begins with 0, ends with 100 and a new line" \
-    bash -c 'tr "\r" "\n" <"$1" | head -1 | grep -qxF "    (0.00/100%)" && tail -c 18 "$1" | od -c | grep -q "\\\\r  \\\\n"' \
-    - "$work/progress"
+    progress_is_whole "$work/progress"
 both prepare
 same "-t and -T" rebase -t none -T none -f qcow2 -b other.qcow2 -F qcow2 o.qcow2
 kept "-t and -T"
 both prepare
 (cd "$m" && "$IMG" rebase -b other.raw o.qcow2) 2>"$work/said"
-check "a missing format is found, said and recorded" \
-    bash -c 'grep -q "found and recorded raw" "$1" && qemu-img info "$2" | grep -q "^backing file format: raw"' \
-    - "$work/said" "$m/o.qcow2"
+check "a missing format is found and said" \
+    grep -q 'found and recorded raw' "$work/said"
+check "and is in the header" grep -q '^backing file format: raw' <(qemu-img info "$m/o.qcow2")
 kept "a missing format"
 
 # ---- what is refused ----

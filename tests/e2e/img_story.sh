@@ -15,8 +15,8 @@ check "info shows the backing file" grep -qx 'backing file: clean-disk.qcow2' <(
 check "and its format" grep -qx 'backing file format: qcow2' <("$IMG" info snapshot.qcow2)
 check "a guest writes into the overlay" qemu-io -c 'write -P 0x22 1M 3M' -c 'write -P 0x33 63M 1M' snapshot.qcow2
 check "and reads it back" qemu-io -c 'read -P 0x22 1M 3M' -c 'read -P 0x11 4M 16M' snapshot.qcow2
-check "a fresh overlay knows nothing of it" bash -c \
-    '"$1" create -q -f qcow2 -b clean-disk.qcow2 -F qcow2 fresh.qcow2 && qemu-io -c "read -P 0x11 0 20M" fresh.qcow2' - "$IMG"
+check "a fresh overlay" "$IMG" create -q -f qcow2 -b clean-disk.qcow2 -F qcow2 fresh.qcow2
+check "knows nothing of it" qemu-io -c 'read -P 0x11 0 20M' fresh.qcow2
 
 cp clean-disk.qcow2 new-base.qcow2
 check "rebase onto a copy" "$IMG" rebase -b new-base.qcow2 snapshot.qcow2
