@@ -9,7 +9,7 @@ passed=0
 failed=0
 append="root=/dev/vda rw console=ttyS0 quiet"
 vm=(minivmm --kernel vmlinuz --initrd initrd.img --append "$append" --memory 512M --cpus 2
-    --timeout 120)
+    --timeout 300)
 
 # The verdict on everything since the last step.
 good=yes
@@ -59,11 +59,11 @@ boot() {
 note="remember me"
 
 sha256sum clean-disk.qcow2 >base.sha256
-run "minivmm-img info clean-disk.qcow2 | grep -E 'format|size'"
+run "minivmm-img info clean-disk.qcow2 | grep -E '^file|^virtual'"
 step "a base image of Debian 12 with its stock kernel and initrd"
 
 run "minivmm-img create -q -f qcow2 -b clean-disk.qcow2 snapshot.qcow2"
-run "minivmm-img info snapshot.qcow2 | grep backing"
+run "minivmm-img info snapshot.qcow2 | grep '^backing file:'"
 step "a snapshot on top of it"
 
 boot snapshot.qcow2 "echo $note > note.txt; sync"

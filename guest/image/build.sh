@@ -11,6 +11,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+img=${BUILD:-$root/build}/minivmm-img
 images=${1:-${MINIVMM_CACHE:-$root/build/images}}
 size=1G
 # The clock of everything inside, so that the same packages give the same image.
@@ -28,6 +29,7 @@ die() {
     exit 1
 }
 
+[ -x "$img" ] || die "$img is not there: build it with make"
 [ "$(id -u)" = 0 ] || die "must run as root: the files of the image belong to root"
 
 # One line a Debian archive that apt uses, in sources.list form.
@@ -91,7 +93,8 @@ E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH mke2fs -q -t ext4 -L clean-disk \
     -U 6d696e69-766d-6d00-8000-000000000001 \
     -E hash_seed=6d696e69-766d-6d00-8000-000000000002,root_owner=0:0,lazy_itable_init=0 \
     -d "$tree" "$work/disk.raw" "$size" >>"$log" 2>&1 || die "mke2fs failed: $(tail -n 3 "$log")"
-qemu-img convert -f raw -O qcow2 "$work/disk.raw" "$work/out/clean-disk.qcow2"
+"$img" convert -f raw -O qcow2 "$work/disk.raw" "$work/out/clean-disk.qcow2" ||
+    die "the image cannot be converted"
 touch "$work/out/complete"
 rm -rf "$out"
 mv "$work/out" "$out"

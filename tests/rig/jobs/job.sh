@@ -7,7 +7,7 @@ TMPDIR=$PWD
 . ./lib.sh
 # shellcheck source=../../../demo/guest-console.sh
 . ./guest-console.sh
-stock=(minivmm --kernel vmlinuz --initrd initrd.img --timeout 120)
+stock=(minivmm --kernel vmlinuz --initrd initrd.img --timeout 240)
 # The kernel's guards against speculation cost a third of the time under emulation.
 append="console=ttyS0 root=/dev/vda rw quiet panic=-1 mitigations=off"
 
