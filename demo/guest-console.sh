@@ -1,15 +1,14 @@
 # Sourced. Types commands into a guest's console, as a user at the terminal would.
 #
-#   drive LOG COMMAND... -- PROGRAM...
+#   drive COMMAND... -- PROGRAM...
 #
 # Starts PROGRAM with its standard input and output as the console, types the next COMMAND whenever
-# the guest's shell shows its prompt, keeps all output in LOG and returns PROGRAM's exit status. A
-# guest that never shows a prompt runs into PROGRAM's own timeout.
+# the guest's shell shows its prompt, copies the console to standard output and returns PROGRAM's exit
+# status. A guest that never shows a prompt runs into PROGRAM's own timeout.
 # shellcheck shell=bash
 
 drive() {
-    local log=$1 fifo piece status=0 commands=() pid
-    shift
+    local fifo piece in out pid status=0 commands=()
     while [ "$1" != -- ]; do
         commands+=("$1")
         shift
@@ -21,15 +20,14 @@ drive() {
     pid=$!
     exec {in}>"$fifo.in" {out}<"$fifo.out"
     rm "$fifo.in" "$fifo.out"
-    : >"$log"
     while IFS= read -r -d '#' -u "$out" piece; do
-        printf '%s#' "$piece" >>"$log"
+        printf '%s#' "$piece"
         if [[ $piece == *root@clean-disk:~ && ${#commands[@]} -gt 0 ]]; then
             printf '%s\n' "${commands[0]}" >&"$in"
             commands=("${commands[@]:1}")
         fi
     done
-    printf '%s' "$piece" >>"$log"
+    printf '%s' "$piece"
     wait "$pid" || status=$?
     exec {in}>&- {out}<&-
     return "$status"

@@ -34,9 +34,13 @@ run() {
     eval "$1" || good=no
 }
 
-# What a guest's terminal shows, from its first line of userland on.
+# show_console MARK: what a guest's terminal shows, line by line as it comes.
 show_console() {
-    tr -d '\r\a' <"$1" | sed -e 's/\x1b\[[?0-9;]*[a-zA-Z]//g' -e '/^$/d' -e "s/^/  ${2:-}| /"
+    local line
+    while IFS= read -r line || [ -n "$line" ]; do
+        line=${line//$'\r'/}
+        [ -z "$line" ] || echo "  $1| $line"
+    done
 }
 
 shown() {
@@ -53,8 +57,8 @@ boot() {
     local disk=$1 log=console-$1
     shift
     shown "${vm[@]}" --disk "$disk"
-    expect drive "$log" "$@" poweroff -- "${vm[@]}" --disk "$disk"
-    show_console "$log"
+    drive "$@" poweroff -- "${vm[@]}" --disk "$disk" | tee "$log" | show_console ""
+    expect [ "${PIPESTATUS[0]}" = 0 ]
 }
 note="remember me"
 
@@ -73,14 +77,15 @@ boot snapshot.qcow2 "cat note.txt"
 expect grep -q "^$note" console-snapshot.qcow2
 step "a second VM on the same snapshot finds the file"
 
-run "for n in 1 2; do minivmm-img create -q -f qcow2 -b clean-disk.qcow2 fresh\$n.qcow2; done"
+run "minivmm-img create -q -f qcow2 -F qcow2 -b clean-disk.qcow2 fresh1.qcow2"
+run "minivmm-img create -q -f qcow2 -F qcow2 -b clean-disk.qcow2 fresh2.qcow2"
 shown "${vm[@]}" --disk fresh1.qcow2 "&"
 shown "${vm[@]}" --disk fresh2.qcow2
-drive console1 "ls note.txt; echo one > mine.txt" poweroff -- "${vm[@]}" --disk fresh1.qcow2 &
-expect drive console2 "ls note.txt; ls mine.txt" poweroff -- "${vm[@]}" --disk fresh2.qcow2
+drive "ls note.txt; echo one > mine.txt" poweroff -- "${vm[@]}" --disk fresh1.qcow2 >console1 &
+expect drive "ls note.txt mine.txt" poweroff -- "${vm[@]}" --disk fresh2.qcow2 >console2
 expect wait $!
-show_console console1 1
-show_console console2 2
+show_console 1 <console1
+show_console 2 <console2
 expect [ "$(grep -c "cannot access 'note.txt'" console1 console2 | cut -d: -f2 | xargs)" = "1 1" ]
 expect grep -q "cannot access 'mine.txt'" console2
 step "two VMs at once on fresh snapshots of the same base: neither finds it"

@@ -6,8 +6,7 @@
 
 # Defaults alone: 1 CPU, 256M, the default command line; a user types at the console.
 overlay default.qcow2
-drive default.raw "nproc; echo memory \$memory" poweroff -- "${stock[@]}" \
-    --disk default.qcow2
+drive "nproc; echo memory \$memory" poweroff -- "${stock[@]}" --disk default.qcow2 >default.raw
 status=$?
 tr -d '\r' <default.raw >default.log
 ends "the default machine boots, takes what is typed and powers off with status 0" 0 $status default.log
