@@ -3,8 +3,8 @@
 #   drive COMMAND... -- PROGRAM...
 #
 # Starts PROGRAM with its standard input and output as the console, types the next COMMAND whenever
-# the guest's shell shows its prompt, copies the console to standard output and returns PROGRAM's exit
-# status. A guest that never shows a prompt runs into PROGRAM's own timeout.
+# the guest's shell shows its prompt, copies the console to standard output and returns PROGRAM's
+# exit status. A guest that never shows a prompt runs into PROGRAM's own timeout.
 # shellcheck shell=bash
 
 drive() {

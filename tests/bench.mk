@@ -11,5 +11,6 @@ $(BENCH_TOOLS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
 ##  make bench           speed and memory beside QEMU and the machine's own limit; QUICK=1: roughly
 bench: all guests $(BENCH_TOOLS)
 	@QUICK=$(QUICK) python3 tests/bench/bench.py $(abspath $(BUILD))
+	@BUILD=$(abspath $(BUILD)) tests/bench/boot.sh $(if $(QUICK),1,3)
 
 .PHONY: bench

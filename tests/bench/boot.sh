@@ -1,6 +1,6 @@
 #!/bin/bash
-# Time from the start of the VMM to the guest's init, for minivmm beside QEMU's microvm and q35, with
-# Debian's stock kernel and initrd.
+# Time from the start of the VMM to the guest's init, for minivmm beside QEMU's microvm and q35,
+# with Debian's stock kernel and initrd.
 #
 #   boot.sh [ROUNDS]    3 by default; the medians are printed
 set -eu

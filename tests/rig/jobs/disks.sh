@@ -73,12 +73,13 @@ guest eight.log "ls /sys/block | grep -c vd; head -c 9 /dev/vdb; echo; \
 echo serial \$(cat /sys/block/vdc/serial) ro=\$(cat /sys/block/vdc/ro); \
 printf from-guest | dd of=/dev/vdb bs=512 seek=8 conv=fsync; \
 dd if=/dev/zero of=/dev/vdc bs=512 count=1 conv=fsync && echo OVERWRITTEN; \
-for d in d e f g h; do echo disk-\$d | dd of=/dev/vd\$d bs=512 seek=2000 conv=fsync; done" "${disks[@]}"
+for d in d e f g h; do echo disk-\$d | dd of=/dev/vd\$d bs=512 seek=2000 conv=fsync; done" \
+    "${disks[@]}"
 ends "eight disks: boots and powers off" 0 $status eight.log
 says "eight disks are there" eight.log '^8$'
 says "a raw disk is read" eight.log '^from-host$'
-check "a raw disk is written" test "$(dd if=raw.img bs=512 skip=8 count=1 status=none | head -c 10)" \
-    = from-guest
+check "a raw disk is written" \
+    test "$(dd if=raw.img bs=512 skip=8 count=1 status=none | head -c 10)" = from-guest
 says "a read-only disk says so, and its serial number" eight.log '^serial READ-ONLY ro=1$'
 never_says "a read-only disk cannot be written" eight.log OVERWRITTEN
 found=

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The stock kernel on the machine: processors, memory, what the kernel makes of the platform, and the
-# ways in which a machine ends.
+# The stock kernel on the machine: processors, memory, what the kernel makes of the platform, and
+# the ways in which a machine ends.
 # shellcheck source=job.sh
 . ./job.sh
 
@@ -9,7 +9,7 @@ overlay default.qcow2
 drive "nproc; echo memory \$memory" poweroff -- "${stock[@]}" --disk default.qcow2 >default.raw
 status=$?
 tr -d '\r' <default.raw >default.log
-ends "the default machine boots, takes what is typed and powers off with status 0" 0 $status default.log
+ends "the default machine boots, takes what is typed and powers off" 0 $status default.log
 says "the default machine has 1 CPU" default.log '^1$'
 says "the default machine has 256M" default.log '^memory 2[0-9]{5}$'
 
@@ -48,7 +48,8 @@ else
     memory=1G
     skip "3 GiB" "the host has less"
 fi
-guest four "echo cpus \$(nproc); grep MemTotal /proc/meminfo" --cpus 4 --memory $memory --disk disk.qcow2
+guest four "echo cpus \$(nproc); grep MemTotal /proc/meminfo" --cpus 4 --memory $memory \
+    --disk disk.qcow2
 ends "4 CPUs and $memory: boots and powers off" 0 $status four
 says "4 CPUs are there" four '^cpus 4$'
 [ $memory = 1G ] || says "3 GiB are there" four '^MemTotal: +(29|30|31)[0-9]{5} kB$'
