@@ -82,8 +82,9 @@ run "minivmm-img create -q -f qcow2 -F qcow2 -b clean-disk.qcow2 fresh2.qcow2"
 shown "${vm[@]}" --disk fresh1.qcow2 "&"
 shown "${vm[@]}" --disk fresh2.qcow2
 drive "ls note.txt; echo one > mine.txt" poweroff -- "${vm[@]}" --disk fresh1.qcow2 >console1 &
+first=$!
 expect drive "ls note.txt mine.txt" poweroff -- "${vm[@]}" --disk fresh2.qcow2 >console2
-expect wait $!
+expect wait $first
 show_console 1 <console1
 show_console 2 <console2
 expect [ "$(grep -c "cannot access 'note.txt'" console1 console2 | cut -d: -f2 | xargs)" = "1 1" ]
