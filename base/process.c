@@ -1,6 +1,7 @@
 #include "process.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -29,4 +30,5 @@ void process_prepare(void)
 {
     fill_standard_descriptors();
     raise_open_files();
+    (void)signal(SIGXFSZ, SIG_IGN);
 }

@@ -11,6 +11,9 @@
  * Raises the soft limit on open files to the hard one: each image of a backing chain and each queue of
  * a disk takes descriptors, and the usual soft limit of 1024 is there for programs that use select(2).
  *
+ * Ignores SIGXFSZ, so that a file size limit is a failed write (EFBIG) that is reported and cleaned up
+ * like any other, and not the end of the process.
+ *
  * Threads: before there are any. What cannot be done is left as it is.
  */
 void process_prepare(void);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A closed standard descriptor must not become an image, and a long chain must not run out of
-# descriptors at the usual soft limit.
+# A closed standard descriptor must not become an image, a long chain must not run out of descriptors at
+# the usual soft limit, and a limit on file sizes must not kill.
 . "$(dirname "$0")/../lib.sh"
 
 "$IMG" create -q -f qcow2 "$work/disk.qcow2" 64K
@@ -24,4 +24,11 @@ few_files() (
 )
 check "a chain of 100 images opens at a soft limit of 40 open files" \
     few_files "$IMG" convert -f qcow2 -O raw "$work/99.qcow2" "$work/out.raw"
+
+short_files() (
+    ulimit -f 1024 && "$@"
+)
+refuse "a file size limit is an error, not the end of the process" \
+    short_files "$IMG" create -q -f qcow2 -o preallocation=full "$work/full.qcow2" 8M
+check "and leaves no image behind" test ! -e "$work/full.qcow2"
 finish
