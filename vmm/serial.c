@@ -22,11 +22,13 @@
  * clears it first, so that an edge-triggered controller sees an edge for every byte, as on
  * hardware.
  * 3. The interrupt line follows IIR while MCR.OUT2 is set and the loopback is off, as PCs wire it.
- * 4. Nothing from outside is lost. The host's side is held up, as by flow control, while the FIFO
- * is full and while the guest does not listen: a driver that starts up empties the FIFO and would
- *    throw away what is typed (or piped in) before. The guest listens when it
- *      - raised RTS, as drivers do when the port is opened, or
+ * 4. Nothing from outside is lost. The host's side is held up, as by flow control, while the FIFO is
+ *    full and while the guest does not listen: a driver that opens or closes the port empties the
+ *    FIFO, reads the data register to throw away what is in it, and changes the FIFO's mode, which
+ *    empties it again. The guest listens when it
  *      - enabled the receive interrupt and the FIFO, or
+ *      - enabled the receive interrupt and OUT2, and has never used the FIFO. (Linux probes with OUT2
+ *        off, and then with the FIFO on; it opens the port with the FIFO off, then turns it on.) Or it
  *      - polls: reads LSR twice in a row. A driver that is about to send reads it once, because it
  *        always finds the transmitter empty.
  * 5. `refused` is set when the host's side was turned away, and cleared together with the signal
@@ -97,6 +99,7 @@ struct serial {
     uint8_t fifo[FIFO_SIZE];
     unsigned fifo_start, fifo_count;
     unsigned lsr_reads; /* in a row */
+    bool fifo_used;     /* the FIFO was on at some time */
     bool refused;
 
     /* fixed before the machine runs */
@@ -201,9 +204,11 @@ static bool listening(const struct serial *serial)
 {
     if (serial->mcr & MCR_LOOP)
         return false;
-    return (serial->mcr & MCR_RTS) != 0 ||
-           ((serial->ier & IER_RECEIVED) != 0 && (serial->fcr & FCR_ENABLE) != 0) ||
-           serial->lsr_reads >= 2;
+    if (serial->lsr_reads >= 2)
+        return true;
+    if ((serial->ier & IER_RECEIVED) == 0)
+        return false;
+    return (serial->fcr & FCR_ENABLE) != 0 || (!serial->fifo_used && (serial->mcr & MCR_OUT2) != 0);
 }
 
 /* ---- interrupts ---- */
@@ -295,6 +300,8 @@ static void write_fifo_control(struct serial *serial, uint8_t value)
     if (((fcr ^ serial->fcr) & FCR_ENABLE) != 0 || (fcr & FCR_CLEAR_RECEIVE) != 0)
         fifo_clear(serial);
     serial->fcr = fcr;
+    if (fcr & FCR_ENABLE)
+        serial->fifo_used = true;
 }
 
 static void send(struct serial *serial, uint8_t byte)

@@ -351,6 +351,8 @@ static void loopback_overruns_the_fifo(void **state)
     assert_int_equal(in(wire, LSR), 0x60);
     assert_int_equal(wire->sent_count, 0);
     assert_int_equal(input(wire, "x"), 0); /* the outside is disconnected */
+    out(wire, IER, 0x01);
+    assert_false(room_signalled(wire));
     out(wire, MCR, 0x02);
     assert_true(room_signalled(wire));
     assert_int_equal(input(wire, "x"), 1);
@@ -370,7 +372,7 @@ static void fifo_control_clears(void **state)
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         out(wire, FCR, 0x03);
-        out(wire, MCR, 0x02);
+        out(wire, IER, 0x01);
         assert_int_equal(input(wire, "abc"), 3);
         out(wire, FCR, rows[i].fcr);
         for (unsigned n = 0; n < rows[i].left; n++) {
@@ -403,6 +405,7 @@ static void room_is_signalled_once_when_the_fifo_is_empty(void **state)
     struct wire *wire = *state;
 
     open_port(wire);
+    out(wire, IER, 0x01);
     assert_int_equal(input(wire, "0123456789abcdefXYZ"), 16);
     for (unsigned i = 0; i < 16; i++) {
         assert_false(room_signalled(wire));
@@ -418,33 +421,53 @@ static void room_is_signalled_once_when_the_fifo_is_empty(void **state)
     assert_false(room_signalled(wire)); /* nobody was turned away */
 }
 
-/* What waits outside survives the start-up of a driver, which empties the FIFO and reads the data
- * register to throw away what was there (serial8250_do_startup and set_termios of Linux). */
-static void input_waits_for_the_driver_to_open_the_port(void **state)
-{
-    static const unsigned script[][2] = {
-        {FCR, 0x01}, {FCR, 0x07}, {FCR, 0x00}, {LSR, 256},   {DATA, 256}, {IIR, 256},  {MSR, 256},
-        {LCR, 0x03}, {MCR, 0x09}, {IER, 0x02}, {IER, 0x00},  {LSR, 256},  {DATA, 256}, {IIR, 256},
-        {MSR, 256},  {IER, 0x05}, {LCR, 0x83}, {DATA, 0x01}, {IER, 0x00}, {LCR, 0x03},
-    };
-    struct wire *wire = *state;
+enum { READ = 256 };
 
-    assert_int_equal(input(wire, "hello"), 0);
-    out(wire, MCR, 0x01); /* a console has DTR alone before anybody opens it */
-    for (size_t i = 0; i < sizeof(script) / sizeof(script[0]); i++) {
-        if (script[i][1] == 256)
+static void run_script(struct wire *wire, const unsigned (*script)[2], size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        if (script[i][1] == READ)
             in(wire, script[i][0]);
         else
             out(wire, script[i][0], script[i][1]);
         assert_int_equal(input(wire, "hello"), 0);
         assert_false(room_signalled(wire));
     }
-    out(wire, FCR, 0x81);
-    assert_true(room_signalled(wire));
-    assert_int_equal(input(wire, "hello"), 5);
-    out(wire, FCR, 0x81);
-    out(wire, MCR, 0x0b);
-    assert_int_equal(in(wire, DATA), 'h');
+}
+
+/* What waits outside survives the start-up and the end of a driver: serial8250_do_startup, set_termios
+ * and serial8250_do_shutdown of Linux, which throw away what they find. */
+static void input_waits_for_the_driver_to_open_the_port(void **state)
+{
+    static const unsigned probe[][2] = {
+        {IER, 0x0f}, {IER, 0x00}, {MCR, 0x1a}, {MCR, 0x00}, {FCR, 0x01},
+        {IIR, READ}, {FCR, 0x00}, {MCR, 0x01}, /* a console has DTR before anybody opens it */
+    };
+    static const unsigned open[][2] = {
+        {FCR, 0x01}, {FCR, 0x07}, {FCR, 0x00},  {LSR, READ}, {DATA, READ},
+        {IIR, READ}, {MSR, READ}, {LCR, 0x03},  {MCR, 0x09}, {IER, 0x02},
+        {IIR, READ}, {IER, 0x00}, {IER, 0x02},  {LSR, READ}, {IIR, READ},
+        {IER, 0x00}, {LSR, READ}, {DATA, READ}, {IIR, READ}, {MSR, READ},
+        {IER, 0x05}, {LCR, 0x83}, {DATA, 0x01}, {IER, 0x00}, {LCR, 0x03},
+    };
+    static const unsigned shut[][2] = {
+        {IER, 0x00}, {LCR, 0x03}, {FCR, 0x01}, {FCR, 0x07}, {FCR, 0x00}, {DATA, READ},
+    };
+    struct wire *wire = *state;
+
+    assert_int_equal(input(wire, "hello"), 0);
+    run_script(wire, probe, sizeof(probe) / sizeof(probe[0]));
+    for (unsigned lives = 0; lives < 2; lives++) {
+        run_script(wire, open, sizeof(open) / sizeof(open[0]));
+        out(wire, FCR, 0x81);
+        assert_true(room_signalled(wire));
+        assert_int_equal(input(wire, "hello"), 5);
+        out(wire, FCR, 0x81);
+        out(wire, MCR, 0x0b);
+        for (const char *p = "hello"; *p != '\0'; p++)
+            assert_int_equal(in(wire, DATA), *p);
+        run_script(wire, shut, sizeof(shut) / sizeof(shut[0]));
+    }
 }
 
 static void a_polling_guest_listens(void **state)
