@@ -29,8 +29,8 @@
  *      - enabled the receive interrupt and the FIFO, or
  *      - enabled the receive interrupt and OUT2, and has never used the FIFO. (Linux probes with OUT2
  *        off, and then with the FIFO on; it opens the port with the FIFO off, then turns it on.) Or it
- *      - polls: reads LSR twice in a row. A driver that is about to send reads it once, because it
- *        always finds the transmitter empty.
+ *      - polls: reads LSR several times in a row. A driver that is about to send reads it once, because
+ *        it always finds the transmitter empty (Linux twice, when it opens the port).
  * 5. `refused` is set when the host's side was turned away, and cleared together with the signal
  * that it may come again. Both happen under the lock, so no wake-up is lost.
  */
@@ -88,6 +88,7 @@ enum {
     MSR_LINES = 0xf0,
 
     FIFO_SIZE = 16,
+    POLLING = 8, /* reads of LSR in a row */
 };
 
 struct serial {
@@ -204,7 +205,7 @@ static bool listening(const struct serial *serial)
 {
     if (serial->mcr & MCR_LOOP)
         return false;
-    if (serial->lsr_reads >= 2)
+    if (serial->lsr_reads >= POLLING)
         return true;
     if ((serial->ier & IER_RECEIVED) == 0)
         return false;
@@ -367,7 +368,7 @@ static uint8_t read_line_status(struct serial *serial)
     if (serial->overrun)
         value |= LSR_OVERRUN;
     serial->overrun = false;
-    if (serial->lsr_reads < 2)
+    if (serial->lsr_reads < POLLING)
         serial->lsr_reads++;
     return value;
 }

@@ -444,11 +444,11 @@ static void input_waits_for_the_driver_to_open_the_port(void **state)
         {IIR, READ}, {FCR, 0x00}, {MCR, 0x01}, /* a console has DTR before anybody opens it */
     };
     static const unsigned open[][2] = {
-        {FCR, 0x01}, {FCR, 0x07}, {FCR, 0x00},  {LSR, READ}, {DATA, READ},
-        {IIR, READ}, {MSR, READ}, {LCR, 0x03},  {MCR, 0x09}, {IER, 0x02},
-        {IIR, READ}, {IER, 0x00}, {IER, 0x02},  {LSR, READ}, {IIR, READ},
-        {IER, 0x00}, {LSR, READ}, {DATA, READ}, {IIR, READ}, {MSR, READ},
-        {IER, 0x05}, {LCR, 0x83}, {DATA, 0x01}, {IER, 0x00}, {LCR, 0x03},
+        {FCR, 0x01},  {FCR, 0x07},  {FCR, 0x00}, {LSR, READ}, {DATA, READ}, {IIR, READ},
+        {MSR, READ},  {LSR, READ},  {LSR, READ}, {LCR, 0x03}, {MCR, 0x09},  {IER, 0x02},
+        {IIR, READ},  {IER, 0x00},  {IER, 0x02}, {LSR, READ}, {IIR, READ},  {IER, 0x00},
+        {LSR, READ},  {DATA, READ}, {IIR, READ}, {MSR, READ}, {IER, 0x05},  {LCR, 0x83},
+        {DATA, 0x01}, {IER, 0x00},  {LCR, 0x03},
     };
     static const unsigned shut[][2] = {
         {IER, 0x00}, {LCR, 0x03}, {FCR, 0x01}, {FCR, 0x07}, {FCR, 0x00}, {DATA, READ},
@@ -479,9 +479,10 @@ static void a_polling_guest_listens(void **state)
         assert_int_equal(input(wire, "k"), 0);
         out(wire, DATA, 'x');
     }
-    assert_int_equal(in(wire, LSR), 0x60);
-    assert_false(room_signalled(wire));
-    assert_int_equal(in(wire, LSR), 0x60);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_false(room_signalled(wire));
+        assert_int_equal(in(wire, LSR), 0x60);
+    }
     assert_true(room_signalled(wire));
     assert_int_equal(input(wire, "k"), 1);
     assert_int_equal(in(wire, LSR), 0x61);
