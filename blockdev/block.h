@@ -72,6 +72,8 @@ struct blk {
     struct blk *backing;
     char *path;
     uint64_t length;
+    dev_t device; /* what the host file is; both 0: not known */
+    ino_t inode;
     bool writable;
     bool can_discard;     /* options.discard */
     bool is_probed;       /* the format was guessed from the first bytes */

@@ -92,6 +92,7 @@ static int open_layer(struct file *file, const struct blk_open_options *options,
                       struct err *err)
 {
     struct blk *blk = calloc(1, sizeof(*blk));
+    struct stat st;
     int r;
 
     if (blk == NULL) {
@@ -101,6 +102,10 @@ static int open_layer(struct file *file, const struct blk_open_options *options,
     pthread_mutex_init(&blk->first_sector_lock, NULL);
     pthread_mutex_init(&blk->problem_lock, NULL);
     blk->file = file;
+    if (file->fd >= 0 && fstat(file->fd, &st) == 0) {
+        blk->device = st.st_dev;
+        blk->inode = st.st_ino;
+    }
     blk->writable = options->writable;
     blk->can_discard = options->discard;
     blk->path = strdup(options->path);
@@ -141,17 +146,17 @@ fail:
     return r;
 }
 
-/* Refuses a file that is already part of the chain. */
-static int check_loop(struct blk *top, const struct file *file, struct err *err)
+/* Refuses a file that is already part of the chain; before its locks are asked for, which the chain
+ * itself may hold. */
+static int check_loop(const struct blk *top, const struct file *file, struct err *err)
 {
-    struct stat mine, other;
+    struct stat st;
 
-    if (file->fd < 0 || fstat(file->fd, &mine) != 0) {
+    if (file->fd < 0 || fstat(file->fd, &st) != 0) {
         return 0;
     }
-    for (struct blk *blk = top; blk != NULL; blk = blk->backing) {
-        if (blk->file->fd >= 0 && fstat(blk->file->fd, &other) == 0 &&
-            mine.st_dev == other.st_dev && mine.st_ino == other.st_ino) {
+    for (const struct blk *blk = top; blk != NULL; blk = blk->backing) {
+        if (blk->inode == st.st_ino && blk->device == st.st_dev) {
             return err_set(err, -ELOOP, "The backing chain of '%s' is a loop: '%s' is in it twice",
                            top->path, file->path);
         }
