@@ -26,8 +26,8 @@ deps:
 ##  make check-tsan      the same under ThreadSanitizer (build-tsan/)
 ##  make lint            formatters and static checkers
 
-# A shell script is a test when it is executable; the others are sourced by tests.
-scripts = $(sort $(shell find tests/$(1) -maxdepth 1 -name '*.sh' -perm -u+x 2>/dev/null))
+# Every shell script is a test but for *_lib.sh, which tests source.
+scripts = $(sort $(filter-out %_lib.sh,$(wildcard tests/$(1)/*.sh)))
 
 CHECK_unit = $(UNIT_TESTS)
 # DIFF_TESTS is tests/diff.mk's.
