@@ -37,7 +37,8 @@ guest() {
 start() {
     local log=$1 command=$2
     shift 2
-    "${stock[@]}" --append "$append run=\"$command\"" "$@" </dev/null >"$log" 2>&1 &
+    : >"$log" # for whoever looks before the child is there
+    "${stock[@]}" --append "$append run=\"$command\"" "$@" </dev/null >>"$log" 2>&1 &
     # shellcheck disable=SC2034  # for the jobs
     vm=$!
 }
