@@ -95,7 +95,7 @@ run "sha256sum -c base.sha256"
 step "the base is, bit by bit, what it was"
 
 run "cp clean-disk.qcow2 new-disk.qcow2"
-run "minivmm-img rebase -b new-disk.qcow2 snapshot.qcow2"
+run "minivmm-img rebase -F qcow2 -b new-disk.qcow2 snapshot.qcow2"
 run "minivmm-img commit -q snapshot.qcow2 && rm snapshot.qcow2"
 boot new-disk.qcow2 "cat note.txt"
 expect grep -q "^$note" console-new-disk.qcow2
