@@ -4,6 +4,6 @@
 ##  make demo            boots Debian from a snapshot, step by step; ends with a verdict a step
 demo: deps
 	@$(MAKE) --no-print-directory -j$(shell nproc) all
-	@BUILD=$(abspath $(BUILD)) demo/run.sh
+	@BUILD=$(abspath $(BUILD)) guest/demo/run.sh
 
 .PHONY: demo

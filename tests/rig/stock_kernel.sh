@@ -26,7 +26,7 @@ run_job() {
     tests/rig/run-host --timeout 1000 --memory $memory --program "$build/minivmm" \
         --program "$build/minivmm-img" --program "$(command -v qemu-img)" \
         --file "$image/clean-disk.qcow2" --file "$image/vmlinuz" --file "$image/initrd.img" \
-        --file tests/lib.sh --file demo/guest-console.sh --file tests/rig/jobs/job.sh \
+        --file tests/lib.sh --file guest/demo/guest-console.sh --file tests/rig/jobs/job.sh \
         "${configs[@]}" "tests/rig/jobs/$1.sh" >"$logs/$1" 2>&1
 }
 

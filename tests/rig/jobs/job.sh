@@ -5,7 +5,7 @@ BUILD=$(dirname "$(command -v minivmm)")
 TMPDIR=$PWD
 # shellcheck source=../../lib.sh
 . ./lib.sh
-# shellcheck source=../../../demo/guest-console.sh
+# shellcheck source=../../../guest/demo/guest-console.sh
 . ./guest-console.sh
 stock=(minivmm --kernel vmlinuz --initrd initrd.img --timeout 240)
 # Under emulation the kernel's guards against speculation cost a third of the time, and a guest that

@@ -2,7 +2,7 @@
 # make demo: a Debian guest, its snapshots and their shared base, in a few minutes. Exits with 0
 # when every step passed.
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 build=${BUILD:-$root/build}
 cd "$root"
 
@@ -13,5 +13,5 @@ tests/rig/run-host --where
 status=0
 tests/rig/run-host --timeout 900 --program "$build/minivmm" --program "$build/minivmm-img" \
     --file "$image/clean-disk.qcow2" --file "$image/vmlinuz" --file "$image/initrd.img" \
-    --file demo/guest-console.sh demo/story.sh || status=$?
+    --file guest/demo/guest-console.sh guest/demo/story.sh || status=$?
 exit "$status"
