@@ -17,7 +17,7 @@ static bool key_char(char c)
 static char *take_item(const char **text)
 {
     const char *p = *text;
-    char *item = malloc(strlen(p) + 1);
+    char *item = calloc(1, strlen(p) + 1);
     size_t n = 0;
 
     if (item == NULL)
@@ -30,7 +30,6 @@ static char *take_item(const char **text)
         }
         item[n++] = *p++;
     }
-    item[n] = '\0';
     *text = *p == ',' ? p + 1 : p;
     return item;
 }

@@ -208,12 +208,15 @@ int cmd_info(int argc, char **argv)
         if (++depth > MAX_CHAIN) {
             log_error("Backing file chain of '%s' has a loop or is too deep", args.path);
             status = 1;
+            path = format = NULL;
         } else {
             status = show(&args, this_path, this_format, list, &path, &format);
         }
         free(this_path);
         free(this_format);
     }
+    free(path);
+    free(format);
     if (status == 0 && list != NULL)
         status = json_print(args.chain ? json_incref(list) : json_incref(json_array_get(list, 0)))
                      ? 1

@@ -121,7 +121,7 @@ static int copy_chunk(struct comparison *c, uint64_t offset, size_t length, stru
 /* One step within a range that the overlay does not hold: *length shrinks to what was dealt with. */
 static int copy_step(struct comparison *c, uint64_t offset, uint64_t *length, struct err *err)
 {
-    struct blk_extent old_extent, new_extent;
+    struct blk_extent old_extent = {0}, new_extent = {0};
     int rc = map_below(c->old_base, offset, *length, &old_extent);
 
     if (rc == 0)

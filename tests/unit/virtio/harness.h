@@ -20,11 +20,12 @@
 /* after the headers that it needs */
 #include <cmocka.h>
 
+#define HARNESS_BAR_GPA 0xc0000000ULL
+
 enum {
     HARNESS_TIMEOUT_MS = 20000,
     HARNESS_RAM_GPA = 0x10000,
     HARNESS_RAM_SIZE = 16 << 20,
-    HARNESS_BAR_GPA = 0xc0000000,
     HARNESS_MAX_DOORBELLS = 64,
     HARNESS_MAX_MSIS = 128,
 };
