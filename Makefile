@@ -106,7 +106,7 @@ $(UNIT_TESTS):
 unit-tests: $(UNIT_TESTS)
 
 clean:
-	rm -rf $(BUILD)
+	rm -rf $(BUILD) build-asan build-tsan build-lint
 
 -include $(wildcard tests/*.mk guest/*.mk)
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

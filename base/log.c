@@ -41,7 +41,8 @@ bool log_level_parse(const char *name, enum log_level *level)
     return false;
 }
 
-static void emit(enum log_level level, const char *kind, const char *fmt, va_list args)
+__attribute__((format(printf, 3, 0))) static void emit(enum log_level level, const char *kind,
+                                                       const char *fmt, va_list args)
 {
     char line[2048];
     int head, body;

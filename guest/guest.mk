@@ -3,7 +3,7 @@
 GUEST_CFLAGS = -std=gnu17 $(WARN) -O1 -g -m64 -ffreestanding -nostdlib -static -fno-pie -fno-pic \
                -mno-red-zone -mgeneral-regs-only -fno-stack-protector -fcf-protection=none \
                -fno-asynchronous-unwind-tables -MMD -MP -Iguest/lib
-GUEST_LDFLAGS = -nostdlib -static -no-pie -Wl,-T,guest/lib/link.ld -Wl,--build-id=none \
+GUEST_LDFLAGS = -nostdlib -static -Wl,-T,guest/lib/link.ld -Wl,--build-id=none \
                 -Wl,--no-warn-rwx-segments -Wl,-z,max-page-size=4096
 
 GUEST_PROGRAMS := $(patsubst guest/programs/%.c,$(BUILD)/guest/%,$(wildcard guest/programs/*.c))
