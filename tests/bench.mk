@@ -1,4 +1,4 @@
-# `make bench` prints a table of measurements; QUICK=1 for a fast, rough one. Nothing here is a test.
+# `make bench` prints a table of measurements. Nothing here is a test.
 
 BENCH_TOOLS := $(BUILD)/tests/bench/enginebench $(BUILD)/tests/bench/measure
 
@@ -8,9 +8,9 @@ $(BENCH_TOOLS): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
 	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 ##> Measuring
-##  make bench           speed and memory beside QEMU and the machine's own limit; QUICK=1: roughly
+##  make bench           speed and memory beside QEMU and the machine's own limit; QUICK=1: roughly;
+##                       ROWS=TEXT: the rows whose names hold it
 bench: all guests $(BENCH_TOOLS)
-	@QUICK=$(QUICK) python3 tests/bench/bench.py $(abspath $(BUILD))
-	@BUILD=$(abspath $(BUILD)) tests/bench/boot.sh $(if $(QUICK),1,3)
+	@QUICK=$(QUICK) python3 tests/bench/bench.py $(abspath $(BUILD)) '$(ROWS)'
 
 .PHONY: bench
