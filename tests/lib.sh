@@ -4,6 +4,7 @@
 #   check NAME COMMAND...   ok when the command exits 0; its output is shown only when it does not
 #   refuse NAME COMMAND...  ok when the command fails with one line on stderr and no signal
 #   pass NAME / fail NAME [DETAIL] / skip NAME REASON
+#   unprivileged COMMAND...  runs it subject to file permissions, for root as well
 # shellcheck shell=bash
 set -u
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -61,6 +62,15 @@ refuse() {
     else
         fail "$name" "status $status, $lines lines from: $*
 $output"
+    fi
+}
+
+# Runs a command without root's power to pass over file permissions.
+unprivileged() {
+    if [ "$(id -u)" -eq 0 ]; then
+        setpriv --bounding-set=-all --inh-caps=-all "$@"
+    else
+        "$@"
     fi
 }
 
