@@ -97,7 +97,6 @@ int blk_open_file(struct file *file, const struct blk_open_options *options, str
 enum { PROBE_BYTES = 512 };
 /* Which format the first `length` bytes of a file are. */
 const struct blk_format *blk_probe_bytes(const uint8_t *bytes, size_t length);
-const struct blk_format *blk_format_find(const char *name);
 
 /* ---- policy.c ---- */
 /* -EACCES unless the open file lies below the directory `root`, links resolved. */
@@ -105,10 +104,9 @@ int policy_check_root(const char *root, const struct file *file, struct err *err
 
 /* ---- chain.c ---- */
 /* Where the chain from `top` down holds `offset`: *layer is the layer that answers, NULL when none
- * does. extent->hold is set (to be given back with chain_unhold) only if LAYER_MAP_HOLD. */
+ * does. extent->hold is set (to be given back with the format's unhold) only if LAYER_MAP_HOLD. */
 int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags, struct blk **layer,
               unsigned *depth, struct layer_extent *extent);
-void chain_unhold(struct blk *layer, const struct layer_extent *extent);
 /* Reads; what lies behind the end of `top` reads as zeros. */
 int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
                 uint64_t length);

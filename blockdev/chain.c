@@ -47,7 +47,7 @@ int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags,
     return 0;
 }
 
-void chain_unhold(struct blk *layer, const struct layer_extent *extent)
+static void unhold(struct blk *layer, const struct layer_extent *extent)
 {
     if (extent->hold != BLK_NOT_HELD) {
         layer->format->unhold(layer, extent->hold);
@@ -105,7 +105,7 @@ int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int c
             break;
         }
         if (layer != NULL) {
-            chain_unhold(layer, &extent);
+            unhold(layer, &extent);
         }
         if (r != 0) {
             return r;

@@ -16,7 +16,7 @@
 
 static const struct blk_format *const formats[] = {&raw_format, &qcow2_format};
 
-const struct blk_format *blk_format_find(const char *name)
+static const struct blk_format *find_format(const char *name)
 {
     for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
         if (strcmp(formats[i]->name, name) == 0) {
@@ -118,7 +118,7 @@ static int open_layer(struct file *file, const struct blk_open_options *options,
         goto fail;
     }
     if (options->format != NULL) {
-        blk->format = blk_format_find(options->format);
+        blk->format = find_format(options->format);
         if (blk->format == NULL) {
             r = err_set(err, -ENOTSUP, "Could not open '%s': Unknown format '%s'", options->path,
                         options->format);

@@ -77,7 +77,7 @@ static int write_checked(struct blk *blk, uint64_t offset, const struct iovec *i
     r = file_pread(blk->file, 0, magic, MAGIC_BYTES);
     if (r == 0) {
         iov_to_buf(iov, count, 0, magic + offset, MAGIC_BYTES - (size_t)offset);
-        if (memcmp(magic, "QFI\xfb", MAGIC_BYTES) == 0) {
+        if (blk_probe_bytes(magic, MAGIC_BYTES) != &raw_format) {
             r = blk_note_problem(blk, -EPERM,
                                  "a write that would turn this raw image, whose format was "
                                  "guessed, into a qcow2 image was refused; give format=raw to "

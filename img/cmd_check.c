@@ -68,12 +68,7 @@ static bool parse_args(int argc, char **argv, struct check_args *args, int *stat
             return false;
         }
     }
-    if (optind + 1 != argc) {
-        *status = img_usage_error("Expecting one image file name");
-        return false;
-    }
-    args->path = argv[optind];
-    return true;
+    return img_take_image(argc, argv, &args->path, status);
 }
 
 static void report_line(void *opaque, const char *line)

@@ -66,12 +66,7 @@ static bool parse_args(int argc, char **argv, struct commit_args *args, int *sta
             return false;
         }
     }
-    if (optind + 1 != argc) {
-        *status = img_usage_error("Expecting one image file name");
-        return false;
-    }
-    args->path = argv[optind];
-    return true;
+    return img_take_image(argc, argv, &args->path, status);
 }
 
 static bool add_layer(struct chain *chain, struct blk *blk)

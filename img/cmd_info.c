@@ -52,12 +52,7 @@ static bool parse_args(int argc, char **argv, struct info_args *args, int *statu
             return false;
         }
     }
-    if (optind + 1 != argc) {
-        *status = img_usage_error("Expecting one image file name");
-        return false;
-    }
-    args->path = argv[optind];
-    return true;
+    return img_take_image(argc, argv, &args->path, status);
 }
 
 static const char *yes_no(bool value)

@@ -68,10 +68,8 @@ static bool parse_args(int argc, char **argv, struct rebase_args *args, int *sta
             return false;
         }
     }
-    if (optind + 1 != argc) {
-        *status = img_usage_error("Expecting one image file name");
+    if (!img_take_image(argc, argv, &args->path, status))
         return false;
-    }
     if (args->backing == NULL && !args->unsafe) {
         *status = img_usage_error("Must specify backing file (-b) or use unsafe mode (-u)");
         return false;
@@ -80,7 +78,6 @@ static bool parse_args(int argc, char **argv, struct rebase_args *args, int *sta
         log_error("Invalid format name: '%s'", args->backing_format);
         return false;
     }
-    args->path = argv[optind];
     return true;
 }
 

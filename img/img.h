@@ -50,6 +50,8 @@ int img_getopt(int argc, char **argv, const char *shortopts, const struct option
 /* Prints the message and where help is to be had; returns 1. */
 int img_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* The one image that a command wants behind its options; false after a message, with *status set. */
+bool img_take_image(int argc, char **argv, const char **path, int *status);
 /* "human" or "json"; false after a message. */
 bool img_parse_output(const char *text, bool *json);
 /* A cache mode of qemu's -t and -T; false after a message, which calls it a `what` ("cache"). */

@@ -49,6 +49,16 @@ int img_getopt(int argc, char **argv, const char *shortopts, const struct option
     }
 }
 
+bool img_take_image(int argc, char **argv, const char **path, int *status)
+{
+    if (optind + 1 != argc) {
+        *status = img_usage_error("Expecting one image file name");
+        return false;
+    }
+    *path = argv[optind];
+    return true;
+}
+
 bool img_parse_output(const char *text, bool *json)
 {
     *json = strcmp(text, "json") == 0;
