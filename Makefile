@@ -19,14 +19,14 @@ SANITIZE ?=
 CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DMINIVMM_VERSION='"$(VERSION)"' \
              $(WARN) $(OPT) $(HARDEN) $(SANITIZE) -pthread -MMD -MP
 LDFLAGS_ALL = $(LDHARDEN) $(SANITIZE) -pthread
-LIBS     = -lz -lzstd -luring -lseccomp -ljansson
+LIBS     = -lcrypto -lz -lzstd -luring -lseccomp -ljansson
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 BASE_SRC     := $(wildcard base/*.c)
-BLOCKDEV_SRC := $(wildcard blockdev/*.c blockdev/qcow2/*.c)
+BLOCKDEV_SRC := $(wildcard blockdev/*.c blockdev/crypto/*.c blockdev/qcow2/*.c)
 VIRTIO_SRC   := $(wildcard virtio/*.c)
 VMM_SRC      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 IMG_SRC      := $(filter-out img/main.c,$(wildcard img/*.c))
@@ -106,9 +106,9 @@ $(UNIT_TESTS):
 unit-tests: $(UNIT_TESTS)
 
 clean:
-	rm -rf $(BUILD) build-asan build-tsan build-lint
+	rm -rf $(BUILD) build-asan build-tsan build-lint build-fuzz
 
 -include $(wildcard tests/*.mk guest/*.mk)
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -path '*/images' -prune -o -type f -name '*.d' -print 2>/dev/null)
 
 .PHONY: all clean unit-tests

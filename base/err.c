@@ -15,6 +15,10 @@ static void make_printable(char *text)
     }
 }
 
+#undef err_set
+#undef err_set_errno
+#undef err_prefix
+
 int err_set(struct err *err, int code, const char *fmt, ...)
 {
     va_list args;

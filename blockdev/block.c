@@ -52,6 +52,8 @@ int blk_get_info(struct blk *blk, struct blk_info *info, struct err *err)
         .backing_name = blk->backing_name,
         .backing_format = blk->backing_format,
         .backing_path = blk->backing_path,
+        .data_name = blk->data_name,
+        .has_data_file = blk->has_data_file,
     };
     if (blk->file->fd >= 0) {
         if (fstat(blk->file->fd, &st) != 0) {
@@ -61,6 +63,26 @@ int blk_get_info(struct blk *blk, struct blk_info *info, struct err *err)
     }
     blk->format->info(blk, info);
     return 0;
+}
+
+bool blk_get_encryption(struct blk *blk, struct blk_encryption *encryption)
+{
+    return blk->format->encryption != NULL && blk->format->encryption(blk, encryption);
+}
+
+void blk_get_counters(struct blk *blk, struct blk_counters *counters)
+{
+    uint64_t allocations = 0;
+
+    *counters = (struct blk_counters){0};
+    for (struct blk *layer = blk; layer != NULL; layer = layer->backing) {
+        if (layer->format->count != NULL) {
+            layer->format->count(layer, counters);
+        }
+        /* Below the top nobody writes, but for what a repair at open did. */
+        allocations = layer == blk ? counters->allocations : allocations;
+    }
+    counters->allocations = allocations;
 }
 
 int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
@@ -86,8 +108,9 @@ int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
         .kind = found.kind,
         .length = found.length,
         .depth = depth,
-        .has_host_offset = found.has_host_offset,
+        .has_host_offset = found.has_host_offset && !found.is_encrypted,
         .host_offset = found.host_offset,
+        .is_hole = found.is_hole,
     };
     return 0;
 }
@@ -104,6 +127,17 @@ int blk_resize(struct blk *blk, uint64_t size, struct err *err)
     int r = require_writable(blk, "resize", err);
 
     return r != 0 ? r : blk->format->resize(blk, size, err);
+}
+
+int blk_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum blk_prealloc mode,
+                    struct err *err)
+{
+    int r = require_writable(blk, "preallocate", err);
+
+    if (r != 0 || mode == BLK_PREALLOC_OFF || length == 0) {
+        return r;
+    }
+    return blk->format->preallocate(blk, offset, length, mode, err);
 }
 
 int blk_set_backing(struct blk *blk, const char *name, const char *format, struct err *err)

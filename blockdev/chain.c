@@ -20,12 +20,16 @@ int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags,
 {
     unsigned d = 0;
 
+    *depth = 0;
+    *layer = NULL;
+    *extent = (struct layer_extent){.kind = BLK_EXTENT_UNALLOCATED, .hold = BLK_NOT_HELD};
     for (struct blk *blk = top; blk != NULL; blk = blk->backing, d++) {
         int r;
 
         if (offset >= blk->length) {
             break;
         }
+        *depth = d;
         r = blk->format->map(blk, offset, min_u64(length, blk->length - offset), flags, extent);
         if (r != 0) {
             return r;
@@ -33,17 +37,11 @@ int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags,
         length = extent->length;
         if (extent->kind != BLK_EXTENT_UNALLOCATED) {
             *layer = blk;
-            *depth = d;
             return 0;
         }
     }
-    *extent = (struct layer_extent){
-        .kind = BLK_EXTENT_UNALLOCATED,
-        .length = length,
-        .hold = BLK_NOT_HELD,
-    };
-    *layer = NULL;
-    *depth = 0;
+    /* Nobody's, but the last layer may keep a place for it. */
+    extent->length = length;
     return 0;
 }
 
@@ -92,12 +90,15 @@ int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int c
         }
         switch (extent.kind) {
         case BLK_EXTENT_DATA:
-            r = extent.length == length
-                    ? file_preadv(layer->file, extent.host_offset, iov, count)
-                    : read_part(layer->file, extent.host_offset, iov, count, done, extent.length);
+            r = extent.file == NULL ? -ENOMEDIUM
+                : extent.is_encrypted
+                    ? layer->format->read(layer, offset + done, &extent, iov, count, done)
+                : extent.length == length
+                    ? file_preadv(extent.file, extent.host_offset, iov, count)
+                    : read_part(extent.file, extent.host_offset, iov, count, done, extent.length);
             break;
         case BLK_EXTENT_COMPRESSED:
-            r = blk_note_problem(layer, -ENOTSUP, "compressed clusters are not supported");
+            r = layer->format->read(layer, offset + done, &extent, iov, count, done);
             break;
         case BLK_EXTENT_ZERO:
         case BLK_EXTENT_UNALLOCATED:

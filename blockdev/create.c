@@ -2,19 +2,18 @@
  * create.c - blk_create: new images of every format.
  *
  * An existing file is locked as a writer before a byte of it changes, so that an image in use
- * survives a mistyped name. A file that was not there before is removed again when anything fails.
+ * survives a mistyped name; an external data file likewise, and before the image. A file that was not there before is removed again when anything fails.
  */
 #include "qcow2/create.h"
-#include "blockdev.h"
+#include "block.h"
 #include "checked.h"
-#include "file.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { SECTOR = 512, CHUNK = 1 << 20 };
+enum { SECTOR = 512 };
 
 static int raw_validate(const struct blk_create_options *options, struct err *err)
 {
@@ -37,17 +36,18 @@ static int raw_write(struct file *file, const struct blk_create_options *options
         return err_set_errno(err, rc, "%s: Could not resize file", options->path);
     if (options->prealloc == BLK_PREALLOC_FALLOC && size > 0)
         rc = file->ops->allocate(file, 0, size);
-    if (options->prealloc == BLK_PREALLOC_FULL) {
-        unsigned char *zeros = calloc(1, CHUNK);
-
-        if (zeros == NULL)
-            rc = -ENOMEM;
-        for (uint64_t at = 0; rc == 0 && at < size; at += CHUNK)
-            rc = file_pwrite(file, at, zeros, (size_t)min_u64(CHUNK, size - at));
-        free(zeros);
-    }
+    if (options->prealloc == BLK_PREALLOC_FULL)
+        rc = file_write_zeroes(file, 0, size);
     if (rc < 0)
         return err_set_errno(err, rc, "%s: Could not preallocate data", options->path);
+    return 0;
+}
+
+static int raw_measure(const struct blk_create_options *options, uint64_t *bytes, struct err *err)
+{
+    (void)options;
+    (void)err;
+    *bytes = 0;
     return 0;
 }
 
@@ -56,9 +56,11 @@ static const struct creator {
     const char *format;
     int (*validate)(const struct blk_create_options *options, struct err *err);
     int (*write)(struct file *file, const struct blk_create_options *options, struct err *err);
+    /* As blk_create_measure(). */
+    int (*measure)(const struct blk_create_options *options, uint64_t *bytes, struct err *err);
 } creators[] = {
-    {"raw", raw_validate, raw_write},
-    {"qcow2", qcow2_create_validate, qcow2_create_write},
+    {"raw", raw_validate, raw_write, raw_measure},
+    {"qcow2", qcow2_create_validate, qcow2_create_write, qcow2_create_measure},
 };
 
 static const struct creator *creator_find(const char *format)
@@ -85,12 +87,66 @@ static int open_target(const char *path, struct file **file, bool *made, struct 
     return rc;
 }
 
+/* `image` begins the messages. */
+static int open_and_lock(const char *image, const char *path, struct file **file, bool *made,
+                         struct err *err)
+{
+    int rc = open_target(path, file, made, err);
+
+    if (rc == -EINVAL)
+        return err_prefix(err, rc, "%s", image);
+    if (rc < 0)
+        return err_set_errno(err, rc, "%s: Could not create '%s'", image, path);
+    rc = file_lock(*file, FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE | FILE_PERM_RESIZE,
+                   FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE_UNCHANGED, err);
+    if (rc < 0) {
+        file_close(*file);
+        if (*made)
+            (void)unlink(path);
+    }
+    return rc;
+}
+
+/* The external data file, as long as the device. It stands beside the image unless its name says
+ * otherwise, as it will when the image is opened. */
+static int create_data_file(const struct blk_create_options *options, char **path, bool *made,
+                            struct err *err)
+{
+    struct blk_create_options data = *options;
+    struct file *file;
+    int rc = blk_backing_path(options->path, options->data_file, path, err);
+
+    if (rc == 0)
+        rc = open_and_lock(options->path, *path, &file, made, err);
+    if (rc != 0)
+        return rc;
+    data.path = *path;
+    if (data.prealloc == BLK_PREALLOC_METADATA)
+        data.prealloc = BLK_PREALLOC_OFF;
+    if (options->backing_root != NULL)
+        rc = policy_check_root(options->backing_root, file, err);
+    if (rc == 0)
+        rc = raw_write(file, &data, err);
+    file_close(file);
+    return rc;
+}
+
+int blk_create_measure(const struct blk_create_options *options, uint64_t *bytes, struct err *err)
+{
+    const struct creator *creator = creator_find(options->format);
+
+    return creator != NULL ? creator->measure(options, bytes, err)
+                           : err_set(err, -EINVAL, "%s: Unknown file format '%s'", options->path,
+                                     options->format);
+}
+
 int blk_create(const struct blk_create_options *asked, struct err *err)
 {
     const struct creator *creator = creator_find(asked->format);
     struct blk_create_options options = *asked;
+    bool made, made_data = false;
+    char *data_path = NULL;
     struct file *file;
-    bool made;
     int rc;
 
     if (creator == NULL)
@@ -102,17 +158,18 @@ int blk_create(const struct blk_create_options *asked, struct err *err)
     rc = creator->validate(&options, err);
     if (rc < 0)
         return rc;
-    rc = open_target(options.path, &file, &made, err);
-    if (rc == -EINVAL)
-        return err_prefix(err, rc, "%s", options.path);
+    rc = open_and_lock(options.path, options.path, &file, &made, err);
     if (rc < 0)
-        return err_set_errno(err, rc, "%s: Could not create '%s'", options.path, options.path);
-    rc = file_lock(file, FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE | FILE_PERM_RESIZE,
-                   FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE_UNCHANGED, err);
+        return rc;
+    if (options.data_file != NULL)
+        rc = create_data_file(&options, &data_path, &made_data, err);
     if (rc == 0)
         rc = creator->write(file, &options, err);
     file_close(file);
     if (rc < 0 && made)
         (void)unlink(options.path);
+    if (rc < 0 && made_data)
+        (void)unlink(data_path);
+    free(data_path);
     return rc;
 }

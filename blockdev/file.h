@@ -50,6 +50,9 @@ struct file_open_options {
     bool direct;  /* O_DIRECT; the layer bounces what is not aligned */
     bool create;  /* create when missing (mode 0644) */
     bool no_sync; /* sync succeeds at once (cache=unsafe) */
+    /* The name stands in an image: it may not lead through a link of /proc to what this process has
+     * open (-ELOOP), nor to a file that the kernel makes up (-EINVAL). */
+    bool is_named;
 };
 
 /* Opens a regular file or a block device; anything else is refused by name (-EINVAL, a directory
@@ -57,6 +60,11 @@ struct file_open_options {
 int file_open_posix(const char *path, const struct file_open_options *options, struct file **out,
                     struct err *err);
 void file_close(struct file *file);
+
+/* A new file without a name, of mode 0600, which nobody else can open: in the directory (NULL: the
+ * environment's TMPDIR, or else /var/tmp), or in memory. `name` is for messages. */
+int file_open_unnamed(const char *directory, bool direct, struct file **out, struct err *err);
+int file_open_memory(const char *name, struct file **out, struct err *err);
 
 static inline int file_preadv(struct file *f, uint64_t offset, const struct iovec *iov, int count)
 {
@@ -81,6 +89,9 @@ static inline int file_pwrite(struct file *f, uint64_t offset, const void *buf, 
 
     return f->ops->pwritev(f, offset, &iov, 1);
 }
+
+/* file_zero.c: writes zeros, whatever is there. */
+int file_write_zeroes(struct file *file, uint64_t offset, uint64_t length);
 
 /*
  * Image locks: the byte-range OFD lock protocol of QEMU's file-posix driver, so that both programs

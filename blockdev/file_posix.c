@@ -15,9 +15,15 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* Entries of a vector that one continued transfer describes; more only takes more turns. */
@@ -279,21 +285,44 @@ static int check_type(const struct stat *st, const char *path, struct err *err)
     return 0;
 }
 
+static int open_named(const char *path, int flags)
+{
+    struct open_how how = {.flags = (unsigned)flags, .resolve = RESOLVE_NO_MAGICLINKS};
+    int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+
+    /* Kernels before 5.6, and sandboxes that do not know the call. */
+    return fd < 0 && (errno == ENOSYS || errno == EPERM) ? open(path, flags) : fd;
+}
+
+static int check_named(int fd, const char *path, struct err *err)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) != 0) {
+        return err_set_errno(err, -errno, "Could not examine '%s'", path);
+    }
+    return fs.f_type == PROC_SUPER_MAGIC || fs.f_type == SYSFS_MAGIC
+               ? err_set(err, -EINVAL, "'%s' is no file of a disk", path)
+               : 0;
+}
+
 /* Opens and returns the descriptor. The type is looked at before, because merely opening some devices
  * does something, and after, because the name may lead elsewhere by then. */
-static int open_checked(const char *path, int flags, struct stat *st, struct err *err)
+static int open_checked(const char *path, int flags, bool is_named, struct stat *st,
+                        struct err *err)
 {
     int fd, r = stat(path, st) == 0 ? check_type(st, path, err) : 0;
 
     if (r != 0) {
         return r;
     }
-    fd = open(path, flags, 0644);
+    fd = is_named ? open_named(path, flags) : open(path, flags, 0644);
     if (fd < 0) {
         return err_set_errno(err, -errno, "Could not open '%s'", path);
     }
     r = fstat(fd, st) == 0 ? check_type(st, path, err)
                            : err_set_errno(err, -errno, "Could not examine '%s'", path);
+    r = r == 0 && is_named ? check_named(fd, path, err) : r;
     if (r != 0) {
         close(fd);
         return r;
@@ -301,21 +330,13 @@ static int open_checked(const char *path, int flags, struct stat *st, struct err
     return fd;
 }
 
-int file_open_posix(const char *path, const struct file_open_options *options, struct file **out,
-                    struct err *err)
+/* The descriptor is the file's from then on, on failure too. */
+static int wrap_fd(int fd, const char *path, const struct file_open_options *options,
+                   bool is_block_device, struct file **out, struct err *err)
 {
-    int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (options->writable ? O_RDWR : O_RDONLY) |
-                (options->create ? O_CREAT : 0);
-    struct posix_file *posix;
-    struct stat st;
-    int fd = open_checked(path, flags, &st, err), r = 0;
+    struct posix_file *posix = calloc(1, sizeof(*posix));
+    int r = 0;
 
-    if (fd < 0) {
-        return fd;
-    }
-    /* Reading leaves no trace in the file; who does not own it has to leave one (-EPERM). */
-    (void)fcntl(fd, F_SETFL, O_NONBLOCK | O_NOATIME);
-    posix = calloc(1, sizeof(*posix));
     if (posix == NULL || (posix->file.path = strdup(path)) == NULL) {
         free(posix);
         close(fd);
@@ -325,7 +346,7 @@ int file_open_posix(const char *path, const struct file_open_options *options, s
     posix->file.fd = fd;
     posix->file.writable = options->writable;
     posix->file.alignment = 1;
-    posix->is_block_device = S_ISBLK(st.st_mode);
+    posix->is_block_device = is_block_device;
     posix->no_sync = options->no_sync;
     *out = &posix->file;
     if (options->direct) {
@@ -335,6 +356,53 @@ int file_open_posix(const char *path, const struct file_open_options *options, s
         }
     }
     return r;
+}
+
+int file_open_posix(const char *path, const struct file_open_options *options, struct file **out,
+                    struct err *err)
+{
+    int flags = O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (options->writable ? O_RDWR : O_RDONLY) |
+                (options->create ? O_CREAT : 0);
+    struct stat st;
+    int fd = open_checked(path, flags, options->is_named, &st, err);
+
+    if (fd < 0) {
+        return fd;
+    }
+    /* Reading leaves no trace in the file; who does not own it has to leave one (-EPERM). */
+    (void)fcntl(fd, F_SETFL, O_NONBLOCK | O_NOATIME);
+    return wrap_fd(fd, path, options, S_ISBLK(st.st_mode), out, err);
+}
+
+int file_open_unnamed(const char *directory, bool direct, struct file **out, struct err *err)
+{
+    const struct file_open_options options = {.writable = true, .direct = direct, .no_sync = true};
+    const char *tmp = directory != NULL ? directory : getenv("TMPDIR");
+    char *path;
+    int fd;
+
+    tmp = tmp != NULL && tmp[0] != '\0' ? tmp : "/var/tmp";
+    fd = open(tmp, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+        /* A file system that knows only files with names. */
+        if (asprintf(&path, "%s/minivmm.XXXXXX", tmp) < 0)
+            return err_set_errno(err, -ENOMEM, "Could not make a file in '%s'", tmp);
+        fd = mkostemp(path, O_CLOEXEC);
+        if (fd >= 0)
+            (void)unlink(path);
+        free(path);
+    }
+    return fd < 0 ? err_set_errno(err, -errno, "Could not make a file in '%s'", tmp)
+                  : wrap_fd(fd, tmp, &options, false, out, err);
+}
+
+int file_open_memory(const char *name, struct file **out, struct err *err)
+{
+    const struct file_open_options options = {.writable = true, .no_sync = true};
+    int fd = memfd_create("minivmm", MFD_CLOEXEC);
+
+    return fd < 0 ? err_set_errno(err, -errno, "Could not make a file in memory for '%s'", name)
+                  : wrap_fd(fd, name, &options, false, out, err);
 }
 
 void file_close(struct file *file)

@@ -75,9 +75,11 @@ static int lock_file(struct file *file, const struct blk_open_options *options, 
     return file_lock(file, used, shared, err);
 }
 
-static void free_layer(struct blk *blk)
+void blk_free_layer(struct blk *blk)
 {
     file_close(blk->file);
+    file_close(blk->data_file);
+    free(blk->data_name);
     free(blk->path);
     free(blk->backing_name);
     free(blk->backing_format);
@@ -87,31 +89,50 @@ static void free_layer(struct blk *blk)
     free(blk);
 }
 
-/* Makes a layer of an open file, which it owns from then on. */
-static int open_layer(struct file *file, const struct blk_open_options *options, struct blk **out,
-                      struct err *err)
+static void identify(const struct file *file, dev_t *device, ino_t *inode)
+{
+    struct stat st;
+
+    if (file->fd >= 0 && fstat(file->fd, &st) == 0) {
+        *device = st.st_dev;
+        *inode = st.st_ino;
+    }
+}
+
+struct blk *blk_new_layer(struct file *file, const struct blk_open_options *options,
+                          struct err *err)
 {
     struct blk *blk = calloc(1, sizeof(*blk));
-    struct stat st;
-    int r;
 
     if (blk == NULL) {
         file_close(file);
-        return err_set_errno(err, -ENOMEM, "Could not open '%s'", options->path);
+        err_set_errno(err, -ENOMEM, "Could not open '%s'", options->path);
+        return NULL;
     }
     pthread_mutex_init(&blk->first_sector_lock, NULL);
     pthread_mutex_init(&blk->problem_lock, NULL);
     blk->file = file;
-    if (file->fd >= 0 && fstat(file->fd, &st) == 0) {
-        blk->device = st.st_dev;
-        blk->inode = st.st_ino;
-    }
+    identify(file, &blk->device, &blk->inode);
     blk->writable = options->writable;
     blk->can_discard = options->discard;
     blk->path = strdup(options->path);
     if (blk->path == NULL) {
-        r = err_set_errno(err, -ENOMEM, "Could not open '%s'", options->path);
-        goto fail;
+        blk_free_layer(blk);
+        err_set_errno(err, -ENOMEM, "Could not open '%s'", options->path);
+        return NULL;
+    }
+    return blk;
+}
+
+/* Makes a layer of an open file, which it owns from then on. */
+static int open_layer(struct file *file, const struct blk_open_options *options, struct blk **out,
+                      struct err *err)
+{
+    struct blk *blk = blk_new_layer(file, options, err);
+    int r;
+
+    if (blk == NULL) {
+        return -ENOMEM;
     }
     r = lock_file(file, options, err);
     if (r != 0) {
@@ -142,7 +163,7 @@ static int open_layer(struct file *file, const struct blk_open_options *options,
     return 0;
 
 fail:
-    free_layer(blk);
+    blk_free_layer(blk);
     return r;
 }
 
@@ -156,7 +177,8 @@ static int check_loop(const struct blk *top, const struct file *file, struct err
         return 0;
     }
     for (const struct blk *blk = top; blk != NULL; blk = blk->backing) {
-        if (blk->inode == st.st_ino && blk->device == st.st_dev) {
+        if ((blk->inode == st.st_ino && blk->device == st.st_dev) ||
+            (blk->data_inode == st.st_ino && blk->data_device == st.st_dev)) {
             return err_set(err, -ELOOP, "The backing chain of '%s' is a loop: '%s' is in it twice",
                            top->path, file->path);
         }
@@ -164,35 +186,93 @@ static int check_loop(const struct blk *top, const struct file *file, struct err
     return 0;
 }
 
-static int open_below(struct blk *top, struct blk *parent, const struct blk_open_options *options,
-                      struct err *err)
+/* A file that `parent` names, of the kind `what`; `top` leads to what is open already. On failure *file
+ * is NULL, as it was. */
+static int open_named(const char *what, const char *path,
+                      const struct file_open_options *file_options, const struct blk *top,
+                      const struct blk *parent, const struct blk_open_options *options,
+                      struct file **file, struct err *err)
 {
-    const struct file_open_options file_options = {0};
-    struct blk_open_options below = {
-        .path = parent->backing_path,
-        .format = parent->backing_format,
-        .force_share = options->force_share,
-        .metadata_cache = options->metadata_cache,
-    };
-    struct file *file;
     int r;
 
     if (parent->is_probed && !options->trust_probe) {
         return err_set(err, -EPERM,
-                       "'%s' names a backing file, but its format was guessed: give format=qcow2 "
+                       "'%s' names a %s file, but its format was guessed: give format=qcow2 "
                        "(or record the backing format in the image above it) if you trust it",
-                       parent->path);
+                       parent->path, what);
     }
-    r = file_open_posix(parent->backing_path, &file_options, &file, err);
-    if (r == 0) {
-        r = options->backing_root != NULL ? policy_check_root(options->backing_root, file, err) : 0;
-        r = r == 0 ? check_loop(top, file, err) : r;
-        if (r != 0) {
-            file_close(file);
-        } else {
-            r = open_layer(file, &below, &parent->backing, err);
-        }
+    r = file_open_posix(path, file_options, file, err);
+    if (r != 0) {
+        return r;
     }
+    if (options->backing_root != NULL) {
+        r = policy_check_root(options->backing_root, *file, err);
+    }
+    r = r == 0 ? check_loop(top, *file, err) : r;
+    if (r != 0) {
+        file_close(*file);
+        *file = NULL;
+    }
+    return r;
+}
+
+/* Opens the data file of a layer, as the layer itself is opened. */
+static int open_data(struct blk *top, struct blk *blk, const struct blk_open_options *options,
+                     struct err *err)
+{
+    const struct file_open_options file_options = {
+        .writable = blk->writable,
+        .direct = blk == top && options->cache == BLK_CACHE_DIRECT,
+        .no_sync = blk == top && options->cache == BLK_CACHE_UNSAFE,
+        .is_named = true,
+    };
+    const struct blk_open_options lock_options = {.writable = blk->writable,
+                                                  .force_share = options->force_share};
+    struct file *file = NULL;
+    char *path;
+    int r;
+
+    if (!blk->has_data_file || options->no_data_file) {
+        return 0;
+    }
+    if (blk->data_name == NULL) {
+        return err_set(err, -EINVAL, "'%s' does not name its external data file", blk->path);
+    }
+    r = blk_backing_path(blk->path, blk->data_name, &path, err);
+    r = r != 0 ? r : open_named("data", path, &file_options, top, blk, options, &file, err);
+    free(path);
+    if (file != NULL) {
+        blk->data_file = file;
+        identify(file, &blk->data_device, &blk->data_inode);
+        r = lock_file(file, &lock_options, err);
+    }
+    return r != 0 ? err_prefix(err, r, "Could not open data file of '%s'", blk->path) : 0;
+}
+
+/* `depth`: of the layer that is opened. */
+static int open_below(struct blk *top, struct blk *parent, unsigned depth,
+                      const struct blk_open_options *options, struct err *err)
+{
+    unsigned key = depth < options->key_count ? depth : options->key_count - 1;
+    const struct file_open_options file_options = {.is_named = true};
+    struct blk_open_options below = {
+        .path = parent->backing_path,
+        .format = parent->backing_format,
+        .no_data_file = options->no_data_file,
+        .force_share = options->force_share,
+        .metadata_cache = options->metadata_cache,
+        .keys = options->key_count != 0 ? &options->keys[key] : NULL,
+        .key_count = options->key_count != 0,
+        .max_key_iterations = options->max_key_iterations,
+        .metadata_only = options->metadata_only,
+    };
+    struct file *file = NULL;
+    int r;
+
+    r = open_named("backing", parent->backing_path, &file_options, top, parent, options, &file,
+                   err);
+    r = file != NULL ? open_layer(file, &below, &parent->backing, err) : r;
+    r = parent->backing != NULL ? open_data(top, parent->backing, options, err) : r;
     return r != 0 ? err_prefix(err, r, "Could not open backing file of '%s'", parent->path) : 0;
 }
 
@@ -203,9 +283,10 @@ int blk_open_file(struct file *file, const struct blk_open_options *options, str
     unsigned depth = 0;
     int r = open_layer(file, options, &top, err);
 
-    if (r != 0) {
+    if (top == NULL) {
         return r;
     }
+    r = open_data(top, top, options, err);
     for (last = top; r == 0 && last != NULL && last->backing_name != NULL; last = last->backing) {
         r = blk_backing_path(last->path, last->backing_name, &last->backing_path,
                              options->no_backing ? NULL : err);
@@ -219,7 +300,7 @@ int blk_open_file(struct file *file, const struct blk_open_options *options, str
                         top->path, BLK_MAX_DEPTH);
         }
         if (r == 0) {
-            r = open_below(top, last, options, err);
+            r = open_below(top, last, depth, options, err);
         }
     }
     if (r != 0) {
@@ -236,15 +317,25 @@ int blk_open(const struct blk_open_options *options, struct blk **out, struct er
         .writable = options->writable,
         .direct = options->cache == BLK_CACHE_DIRECT,
         .no_sync = options->cache == BLK_CACHE_UNSAFE,
+        .is_named = options->path_is_named,
     };
     struct file *file;
     int r;
 
+    if (options->ephemeral != BLK_EPHEMERAL_OFF) {
+        return ephemeral_open(options, out, err);
+    }
     if (options->force_share && options->writable) {
         return err_set(err, -EINVAL, "'%s': locks can be left out for read-only use alone",
                        options->path);
     }
     r = file_open_posix(options->path, &file_options, &file, err);
+    if (r == 0 && options->path_is_named && options->backing_root != NULL) {
+        r = policy_check_root(options->backing_root, file, err);
+        if (r != 0) {
+            file_close(file);
+        }
+    }
     return r != 0 ? r : blk_open_file(file, options, out, err);
 }
 
@@ -257,7 +348,7 @@ int blk_close(struct blk *blk, struct err *err)
         int r = blk->format->close(blk, result == 0 ? err : NULL);
 
         result = result != 0 ? result : r;
-        free_layer(blk);
+        blk_free_layer(blk);
         blk = below;
     }
     return result;

@@ -4,7 +4,8 @@
  * An image can come from anybody, and a guest can write one: so a name in it is a path and nothing
  * else, and with a backing root it must end below that directory once all links are resolved. What is
  * judged is the open file, not its name: a link that changes in between gains nothing. Opening has no
- * effect on a regular file, and does not block on anything else (file_posix.c).
+ * effect on a regular file, and does not block on anything else (file_posix.c), which also keeps such
+ * names away from /proc and /sys.
  */
 #include "block.h"
 
@@ -34,17 +35,17 @@ int blk_backing_path(const char *image_path, const char *name, char **out, struc
 
     *out = NULL;
     if (name[0] == '\0') {
-        return err_set(err, -EINVAL, "'%s': the backing file name is empty", image_path);
+        return err_set(err, -EINVAL, "'%s': the file name in it is empty", image_path);
     }
     if (has_protocol(name)) {
         return err_set(err, -EINVAL,
-                       "'%s': backing file name '%s' is not a path (json: and protocol names are "
+                       "'%s': file name '%s' is not a path (json: and protocol names are "
                        "refused; put ./ in front of a file name with a colon)",
                        image_path, name);
     }
     if (asprintf(out, "%.*s%s", name[0] == '/' ? 0 : folder, image_path, name) < 0) {
         *out = NULL;
-        return err_set_errno(err, -ENOMEM, "'%s': the backing file name", image_path);
+        return err_set_errno(err, -ENOMEM, "'%s': the file name in it", image_path);
     }
     return 0;
 }
@@ -71,8 +72,41 @@ int policy_check_root(const char *root, const struct file *file, struct err *err
     }
     real_path[n] = '\0';
     if (!is_below(real_root, real_path)) {
-        return err_set(err, -EACCES, "Backing file '%s' lies outside the backing root '%s'",
-                       file->path, root);
+        return err_set(err, -EACCES, "'%s' lies outside the backing root '%s'", file->path, root);
     }
     return 0;
+}
+
+int blk_check_backing_root(const char *root, const char *path, struct err *err)
+{
+    char real_root[PATH_MAX], real_path[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    char *folder = NULL, *where = NULL;
+    int rc = 0;
+
+    if (realpath(root, real_root) == NULL) {
+        return err_set_errno(err, -errno, "Backing root '%s'", root);
+    }
+    if (realpath(path, real_path) != NULL) {
+        where = strdup(real_path);
+    } else if (errno == ENOENT) {
+        folder = slash == NULL ? strdup(".") : strndup(path, (size_t)(slash - path) + 1);
+        if (folder != NULL && realpath(folder, real_path) == NULL) {
+            rc = err_set_errno(err, -errno, "Could not find out where '%s' leads", path);
+        } else if (folder != NULL &&
+                   asprintf(&where, "%s/%s", real_path, slash == NULL ? path : slash + 1) < 0) {
+            where = NULL;
+        }
+    } else {
+        rc = err_set_errno(err, -errno, "Could not find out where '%s' leads", path);
+    }
+    if (rc == 0 && where == NULL) {
+        rc = err_set_errno(err, -ENOMEM, "'%s'", path);
+    }
+    if (rc == 0 && !is_below(real_root, where)) {
+        rc = err_set(err, -EACCES, "'%s' lies outside the backing root '%s'", path, root);
+    }
+    free(folder);
+    free(where);
+    return rc;
 }

@@ -57,6 +57,7 @@ static int raw_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned f
         .length = end - offset,
         .has_host_offset = true,
         .host_offset = offset,
+        .file = blk->file,
         .hold = BLK_NOT_HELD,
     };
     return 0;
@@ -100,28 +101,13 @@ static int raw_write(struct blk *blk, uint64_t offset, const struct iovec *iov, 
     return file_pwritev(blk->file, offset, iov, count);
 }
 
-static int write_real_zeroes(struct blk *blk, uint64_t offset, uint64_t length)
-{
-    static const uint8_t zeroes[ZEROES_CHUNK];
-    int r = 0;
-
-    while (length > 0 && r == 0) {
-        size_t n = (size_t)min_u64(length, sizeof(zeroes));
-
-        r = file_pwrite(blk->file, offset, zeroes, n);
-        offset += n;
-        length -= n;
-    }
-    return r;
-}
-
 /* Zeros have no magic number, so the first sector needs no look. */
 static int raw_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags)
 {
     int r = blk->file->ops->zero(blk->file, offset, length,
                                  (flags & BLK_REQ_MAY_UNMAP) != 0 && blk->can_discard);
 
-    return r == -ENOTSUP ? write_real_zeroes(blk, offset, length) : r;
+    return r == -ENOTSUP ? file_write_zeroes(blk->file, offset, length) : r;
 }
 
 static int raw_discard(struct blk *blk, uint64_t offset, uint64_t length)
@@ -136,6 +122,19 @@ static int raw_flush(struct blk *blk)
     int r = blk->file->ops->sync(blk->file);
 
     return r != 0 ? blk_note_problem(blk, r, "flush failed: %s", strerror(-r)) : 0;
+}
+
+static int raw_preallocate(struct blk *blk, uint64_t offset, uint64_t length,
+                           enum blk_prealloc mode, struct err *err)
+{
+    int r;
+
+    if (mode == BLK_PREALLOC_METADATA) {
+        return err_set(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
+    }
+    r = mode == BLK_PREALLOC_FULL ? file_write_zeroes(blk->file, offset, length)
+                                  : blk->file->ops->allocate(blk->file, offset, length);
+    return r != 0 ? err_set_errno(err, r, "Could not preallocate space in '%s'", blk->path) : 0;
 }
 
 static int raw_resize(struct blk *blk, uint64_t size, struct err *err)
@@ -166,5 +165,6 @@ const struct blk_format raw_format = {
     .discard = raw_discard,
     .flush = raw_flush,
     .resize = raw_resize,
+    .preallocate = raw_preallocate,
     .info = raw_info,
 };

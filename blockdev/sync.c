@@ -23,6 +23,13 @@ static int check_request(const struct blk *blk, enum blk_op op, uint64_t offset,
 static int change(struct blk *blk, enum blk_op op, unsigned flags, uint64_t offset, uint64_t length,
                   const struct iovec *iov, int count)
 {
+    if (blk->format->track != NULL && (op != BLK_DISCARD || blk->can_discard)) {
+        int r = blk->format->track(blk, offset, length);
+
+        if (r != 0) {
+            return r;
+        }
+    }
     switch (op) {
     case BLK_WRITE:
         return blk->format->write(blk, offset, iov, count, length);

@@ -186,6 +186,7 @@ int cmd_check(int argc, char **argv)
         .format = args.format,
         .writable = args.fix != 0,
         .no_backing = true,
+        .no_data_file = true,
         .force_share = args.force_share,
         .for_check = true,
     });

@@ -11,6 +11,7 @@
  */
 #include "checked.h"
 #include "img.h"
+#include "keys.h"
 #include "log.h"
 
 #include <errno.h>
@@ -139,14 +140,18 @@ static bool chain_open(const struct commit_args *args, struct chain *chain)
         .cache = args->cache,
     };
 
+    keys_apply(&open, args->path, 0);
     for (;;) {
         struct blk *blk = img_open(&open);
         struct blk_info info;
 
         if (blk == NULL || !add_layer(chain, blk) || !look_below(args, chain, &info))
             return false;
-        open = (struct blk_open_options){
-            .path = info.backing_path, .format = info.backing_format, .no_backing = true};
+        open = (struct blk_open_options){.path = info.backing_path,
+                                         .path_is_named = true,
+                                         .format = info.backing_format,
+                                         .no_backing = true};
+        keys_apply(&open, args->path, chain->count);
         if (is_base(args, &info))
             break;
     }

@@ -5,7 +5,9 @@
 #include "copy.h"
 #include "create_options.h"
 #include "img.h"
+#include "keys.h"
 #include "log.h"
+#include "snapshot_param.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -18,11 +20,12 @@ enum { DEFAULT_SPARSE = 4096, SECTOR = 512, MAX_COROUTINES = 16 };
 struct convert_args {
     const char *format, *out_format;      /* -f, -O */
     const char *backing, *backing_format; /* -B, -F */
+    const char *snapshot;                 /* -l */
     enum blk_cache cache, source_cache;
     uint64_t sparse;
-    bool quiet, progress, skip_create, force_share;
+    bool quiet, progress, skip_create, force_share, compress;
     struct create_options options;
-    char **source_paths;
+    const char **source_paths;
     unsigned source_count;
     const char *target_path;
 };
@@ -66,6 +69,9 @@ static bool parse_option(struct convert_args *args, int c)
             return false;
         args->sparse = align_down(args->sparse, SECTOR);
         return true;
+    case 'l':
+        args->snapshot = optarg;
+        return true;
     case 'm':
         return parse_coroutines(optarg);
     case 'W':
@@ -83,8 +89,8 @@ static bool parse_option(struct convert_args *args, int c)
         args->force_share = true;
         return true;
     default: /* 'c' */
-        log_error("-c is not supported: compressed images cannot be written");
-        return false;
+        args->compress = true;
+        return true;
     }
 }
 
@@ -98,7 +104,7 @@ static bool parse_args(int argc, char **argv, struct convert_args *args, int *st
     int c;
 
     *status = 1;
-    while ((c = img_getopt(argc, argv, ":hf:O:B:F:o:t:T:S:m:WnpqUc", longopts, status)) != -1) {
+    while ((c = img_getopt(argc, argv, ":hf:O:B:F:l:o:t:T:S:m:WnpqUc", longopts, status)) != -1) {
         if (c == IMG_OPT_STOP || !parse_option(args, c))
             return false;
     }
@@ -118,21 +124,18 @@ static bool parse_args(int argc, char **argv, struct convert_args *args, int *st
         log_error("Must specify image file name");
         return false;
     }
-    args->source_paths = argv + optind;
+    args->source_paths = (const char **)(argv + optind);
     args->source_count = (unsigned)(argc - optind - 1);
-    args->target_path = argv[argc - 1];
-    return true;
+    for (unsigned i = 0; i < args->source_count; i++) {
+        args->source_paths[i] = keys_image_path(argv[optind + (int)i], false);
+        if (args->source_paths[i] == NULL)
+            return false;
+    }
+    args->target_path = keys_image_path(argv[argc - 1], true);
+    return args->target_path != NULL;
 }
 
 /* ---- the target ---- */
-
-/* Takes the name of the file off a message that begins with it. */
-static const char *without_path(const char *text, const char *path)
-{
-    size_t n = strlen(path);
-
-    return strncmp(text, path, n) == 0 && strncmp(text + n, ": ", 2) == 0 ? text + n + 2 : text;
-}
 
 static int resolve_backing(struct convert_args *args)
 {
@@ -178,7 +181,7 @@ static int create_target(struct convert_args *args, uint64_t size)
     }
     if (blk_create(blk, &err) < 0) {
         log_error("%s: error while converting %s: %s", blk->path, blk->format,
-                  without_path(err.text, blk->path));
+                  img_without_path(err.text, blk->path));
         return -1;
     }
     return 0;
@@ -225,10 +228,20 @@ static struct blk **open_sources(const struct convert_args *args, uint64_t *size
             .force_share = args->force_share,
             .cache = args->source_cache,
         });
+        if (sources[i] != NULL && args->snapshot != NULL && args->source_count == 1 &&
+            snapshot_param_show(sources[i], args->snapshot) < 0) {
+            close_sources(sources, i + 1);
+            return NULL;
+        }
         if (sources[i] == NULL || !add_u64(*size, blk_length(sources[i]), size)) {
             close_sources(sources, i + 1);
             return NULL;
         }
+    }
+    if (args->snapshot != NULL && args->source_count > 1) {
+        log_error("No support for concatenating multiple snapshot");
+        close_sources(sources, args->source_count);
+        return NULL;
     }
     return sources;
 }
@@ -240,9 +253,11 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
         .sources = sources,
         .source_count = args->source_count,
         .sparse = args->sparse,
+        .compress = args->compress,
         .skip_unallocated = !args->skip_create && args->options.blk.backing_name != NULL,
         .progress = &progress,
     };
+    const struct blk_luks_options *luks = args->options.blk.luks;
     struct err err;
     int status = 0, rc;
 
@@ -253,6 +268,8 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
         .format = args->out_format,
         .writable = true,
         .discard = true,
+        .keys = luks != NULL ? &luks->key : NULL,
+        .key_count = luks != NULL,
         .cache = args->cache,
     });
     if (job.target == NULL)
@@ -278,6 +295,28 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
     return status;
 }
 
+/* 0 or, after a message, -1. */
+static int check_compression(const struct convert_args *args)
+{
+    const char *preallocation = args->options.preallocation;
+
+    if (args->compress && args->options.blk.luks != NULL) {
+        log_error("Compression and encryption not supported at the same time");
+        return -1;
+    }
+    if (!args->compress)
+        return 0;
+    if (strcmp(args->out_format, "raw") == 0) {
+        log_error("Compression not supported for this file format");
+        return -1;
+    }
+    if (preallocation != NULL && strcmp(preallocation, "off") != 0) {
+        log_error("Compression and preallocation not supported at the same time");
+        return -1;
+    }
+    return 0;
+}
+
 static int convert(struct convert_args *args)
 {
     struct blk **sources;
@@ -293,6 +332,10 @@ static int convert(struct convert_args *args)
     if (sources == NULL)
         return 1;
     is_new = access(args->target_path, F_OK) != 0;
+    if (check_compression(args) < 0) {
+        close_sources(sources, args->source_count);
+        return 1;
+    }
     if (args->skip_create || create_target(args, size) == 0) {
         status = copy(args, sources, size);
         /* Half an image looks like a whole one. */

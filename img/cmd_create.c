@@ -84,13 +84,20 @@ static int refuse_own_backing(const char *path)
 static int examine_backing(struct create_args *args, const char *backing_path)
 {
     struct blk_create_options *blk = &args->options.blk;
-    struct blk_open_options open = {.path = backing_path, .force_share = true, .trust_probe = true};
+    struct blk_open_options open = {.path = backing_path,
+                                    .path_is_named = true,
+                                    .force_share = true,
+                                    .trust_probe = true,
+                                    .metadata_only = true,
+                                    .backing_root = img_backing_root()};
     struct blk *backing;
     struct err err;
     int rc = 0;
 
     if (strcmp(backing_path, blk->path) == 0 || img_same_file(backing_path, blk->path))
         return refuse_own_backing(blk->path);
+    if (!img_may_name(blk->path, backing_path))
+        return -1;
     if (args->unsafe && (blk->backing_format != NULL || access(backing_path, F_OK) != 0)) {
         if (blk->backing_format != NULL)
             return 0;

@@ -8,6 +8,7 @@
 #include "json.h"
 #include "log.h"
 #include "size.h"
+#include "snapshot_list.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -65,13 +66,111 @@ static const char *compat_text(unsigned compat)
     return compat >= 3 ? "1.1" : "0.10";
 }
 
-static void print_human(const struct blk *blk, const struct blk_info *info)
+/* As qemu-img prints the flags; NULL behind the last. */
+static const char *bitmap_flag(const struct blk_bitmap_info *bitmap, unsigned index)
+{
+    unsigned auto_at = bitmap->is_in_use ? 1 : 0;
+
+    if (index < auto_at)
+        return "in-use";
+    return index == auto_at && bitmap->is_enabled ? "auto" : NULL;
+}
+
+static void print_bitmaps(struct blk *blk)
+{
+    struct blk_bitmap_info bitmap;
+
+    for (unsigned i = 0; blk_bitmap_get(blk, i, &bitmap); i++) {
+        if (i == 0)
+            printf("    bitmaps:\n");
+        printf("        [%u]:\n            flags:\n", i);
+        for (unsigned f = 0; bitmap_flag(&bitmap, f) != NULL; f++)
+            printf("                [%u]: %s\n", f, bitmap_flag(&bitmap, f));
+        printf("            name: %s\n            granularity: %llu\n", bitmap.name,
+               (unsigned long long)bitmap.granularity);
+    }
+}
+
+static json_t *bitmaps_to_json(struct blk *blk)
+{
+    json_t *list = json_array();
+    struct blk_bitmap_info bitmap;
+
+    for (unsigned i = 0; blk_bitmap_get(blk, i, &bitmap); i++) {
+        json_t *object = json_object(), *flags = json_array();
+
+        for (unsigned f = 0; bitmap_flag(&bitmap, f) != NULL; f++)
+            (void)json_array_append_new(flags, json_text(bitmap_flag(&bitmap, f)));
+        (void)json_object_set_new(object, "flags", flags);
+        json_add_text(object, "name", bitmap.name);
+        json_add_number(object, "granularity", bitmap.granularity);
+        (void)json_array_append_new(list, object);
+    }
+    return list;
+}
+
+static void print_encryption(struct blk *blk)
+{
+    struct blk_encryption e;
+
+    if (!blk_get_encryption(blk, &e))
+        return;
+    printf("    encrypt:\n        ivgen alg: %s\n        hash alg: %s\n        cipher alg: %s\n"
+           "        uuid: %s\n",
+           e.ivgen_alg, e.hash_alg, e.cipher_alg, e.uuid);
+    if (e.ivgen_hash_alg[0] != '\0')
+        printf("        ivgen hash alg: %s\n", e.ivgen_hash_alg);
+    printf("        format: luks\n        cipher mode: %s\n        slots:\n", e.cipher_mode);
+    for (unsigned i = 0; i < BLK_KEY_SLOTS; i++) {
+        printf("            [%u]:\n                active: %s\n", i, yes_no(e.slots[i].is_active));
+        if (e.slots[i].is_active)
+            printf("                iters: %u\n", e.slots[i].iterations);
+        printf("                key offset: %llu\n", (unsigned long long)e.slots[i].key_offset);
+        if (e.slots[i].is_active)
+            printf("                stripes: %u\n", e.stripes);
+    }
+    printf("        payload offset: %llu\n        master key iters: %u\n",
+           (unsigned long long)e.payload_offset, e.master_key_iterations);
+}
+
+static json_t *encryption_to_json(const struct blk_encryption *e)
+{
+    json_t *object = json_object(), *slots = json_array();
+
+    json_add_text(object, "ivgen-alg", e->ivgen_alg);
+    json_add_text(object, "hash-alg", e->hash_alg);
+    json_add_text(object, "cipher-alg", e->cipher_alg);
+    json_add_text(object, "uuid", e->uuid);
+    if (e->ivgen_hash_alg[0] != '\0')
+        json_add_text(object, "ivgen-hash-alg", e->ivgen_hash_alg);
+    json_add_text(object, "format", "luks");
+    json_add_text(object, "cipher-mode", e->cipher_mode);
+    for (unsigned i = 0; i < BLK_KEY_SLOTS; i++) {
+        json_t *slot = json_object();
+
+        json_add_bool(slot, "active", e->slots[i].is_active);
+        if (e->slots[i].is_active)
+            json_add_number(slot, "iters", e->slots[i].iterations);
+        json_add_number(slot, "key-offset", e->slots[i].key_offset);
+        if (e->slots[i].is_active)
+            json_add_number(slot, "stripes", e->stripes);
+        (void)json_array_append_new(slots, slot);
+    }
+    (void)json_object_set_new(object, "slots", slots);
+    json_add_number(object, "payload-offset", e->payload_offset);
+    json_add_number(object, "master-key-iters", e->master_key_iterations);
+    return object;
+}
+
+static void print_human(struct blk *blk, const struct blk_info *info)
 {
     char virtual_size[SIZE_TEXT_MAX], disk_size[SIZE_TEXT_MAX];
 
     printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n",
            blk_path(blk), blk_format(blk), size_format(info->virtual_size, virtual_size),
            (unsigned long long)info->virtual_size, size_format(info->disk_size, disk_size));
+    if (info->is_encrypted)
+        printf("encrypted: yes\n");
     if (info->cluster_size != 0)
         printf("cluster_size: %u\n", info->cluster_size);
     if (info->is_dirty)
@@ -86,27 +185,44 @@ static void print_human(const struct blk *blk, const struct blk_info *info)
         if (info->backing_format != NULL)
             printf("backing file format: %s\n", info->backing_format);
     }
+    (void)snapshot_list_print(blk, NULL);
     if (info->compat == 0)
         return;
     printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
            compat_text(info->compat), info->compression_type);
     if (info->compat >= 3)
         printf("    lazy refcounts: %s\n", yes_no(info->lazy_refcounts));
+    print_bitmaps(blk);
     printf("    refcount bits: %u\n", info->refcount_bits);
+    print_encryption(blk);
+    if (info->data_name != NULL)
+        printf("    data file: %s\n", info->data_name);
+    if (info->has_data_file)
+        printf("    data file raw: %s\n", yes_no(info->data_file_raw));
     if (info->compat >= 3)
         printf("    corrupt: %s\n    extended l2: %s\n", yes_no(info->is_corrupt),
                yes_no(info->extended_l2));
 }
 
-static json_t *qcow2_to_json(const struct blk_info *info)
+static json_t *qcow2_to_json(struct blk *blk, const struct blk_info *info)
 {
     json_t *specific = json_object(), *data = json_object();
+    struct blk_encryption encryption;
+    struct blk_bitmap_info first;
 
     json_add_text(data, "compat", compat_text(info->compat));
     json_add_text(data, "compression-type", info->compression_type);
     if (info->compat >= 3)
         json_add_bool(data, "lazy-refcounts", info->lazy_refcounts);
+    if (blk_bitmap_get(blk, 0, &first))
+        (void)json_object_set_new(data, "bitmaps", bitmaps_to_json(blk));
     json_add_number(data, "refcount-bits", info->refcount_bits);
+    if (blk_get_encryption(blk, &encryption))
+        (void)json_object_set_new(data, "encrypt", encryption_to_json(&encryption));
+    if (info->data_name != NULL)
+        json_add_text(data, "data-file", info->data_name);
+    if (info->has_data_file)
+        json_add_bool(data, "data-file-raw", info->data_file_raw);
     if (info->compat >= 3) {
         json_add_bool(data, "corrupt", info->is_corrupt);
         json_add_bool(data, "extended-l2", info->extended_l2);
@@ -117,10 +233,12 @@ static json_t *qcow2_to_json(const struct blk_info *info)
 }
 
 /* The order of the keys is qemu-img's. */
-static json_t *to_json(const struct blk *blk, const struct blk_info *info)
+static json_t *to_json(struct blk *blk, const struct blk_info *info)
 {
-    json_t *object = json_object();
+    json_t *object = json_object(), *snapshots;
 
+    if (snapshot_list_to_json(blk, &snapshots, NULL) == 0 && snapshots != NULL)
+        (void)json_object_set_new(object, "snapshots", snapshots);
     if (info->backing_format != NULL)
         json_add_text(object, "backing-filename-format", info->backing_format);
     json_add_number(object, "virtual-size", info->virtual_size);
@@ -129,11 +247,13 @@ static json_t *to_json(const struct blk *blk, const struct blk_info *info)
     json_add_text(object, "format", blk_format(blk));
     json_add_number(object, "actual-size", info->disk_size);
     if (info->compat != 0)
-        (void)json_object_set_new(object, "format-specific", qcow2_to_json(info));
+        (void)json_object_set_new(object, "format-specific", qcow2_to_json(blk, info));
     if (info->backing_path != NULL)
         json_add_text(object, "full-backing-filename", info->backing_path);
     if (info->backing_name != NULL)
         json_add_text(object, "backing-filename", info->backing_name);
+    if (info->is_encrypted)
+        json_add_bool(object, "encrypted", true);
     json_add_bool(object, "dirty-flag", info->is_dirty);
     return object;
 }
@@ -143,13 +263,16 @@ static json_t *to_json(const struct blk *blk, const struct blk_info *info)
 static int show(const struct info_args *args, const char *path, const char *format, json_t *list,
                 char **next, char **next_format)
 {
+    struct blk_snapshot_info first;
     struct blk_info info;
     struct err err;
     int status = 0;
     struct blk *blk = img_open(&(struct blk_open_options){
         .path = path,
+        .path_is_named = path != args->path,
         .format = format,
         .no_backing = true,
+        .no_data_file = true,
         .force_share = args->force_share,
         .for_check = true,
     });
@@ -157,7 +280,8 @@ static int show(const struct info_args *args, const char *path, const char *form
     *next = *next_format = NULL;
     if (blk == NULL)
         return 1;
-    if (blk_get_info(blk, &info, &err) < 0) {
+    /* The snapshots are read with the first one: what comes later does not fail. */
+    if (blk_get_info(blk, &info, &err) < 0 || blk_snapshot_get(blk, 0, &first, &err) < 0) {
         log_error("%s", err.text);
         status = 1;
     } else {

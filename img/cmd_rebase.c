@@ -8,6 +8,7 @@
  */
 #include "checked.h"
 #include "img.h"
+#include "keys.h"
 #include "log.h"
 #include "rebase_copy.h"
 
@@ -96,6 +97,8 @@ static bool examine_backing(struct rebase_args *args)
         log_error("'%s' cannot be its own backing file", args->path);
         return false;
     }
+    if (!img_may_name(args->path, args->backing_path))
+        return false;
     if (args->backing_format != NULL)
         return true;
     if (args->unsafe && access(args->backing_path, F_OK) != 0) {
@@ -122,9 +125,12 @@ static int copy_differences(const struct rebase_args *args, struct blk *overlay)
             .path = args->backing_path,
             .format = args->backing_format,
             .trust_probe = true,
+            .path_is_named = true,
+            .backing_root = img_backing_root(),
             .force_share = args->force_share,
         };
 
+        keys_apply(&open, args->path, 1);
         if (blk_open(&open, &new_base, &err) < 0) {
             log_error("Could not open new backing file '%s': %s", args->backing, err.text);
             return 1;

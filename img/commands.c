@@ -5,19 +5,40 @@
 #include "log.h"
 
 const struct img_command img_commands[] = {
+    {"bench", cmd_bench,
+     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
+     "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
+     "filename"},
+    {"bitmap", cmd_bitmap,
+     "(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F "
+     "source_fmt]] [-g granularity] [-f fmt] filename bitmap"},
     {"check", cmd_check,
      "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename"},
     {"commit", cmd_commit, "[-q] [-f fmt] [-t cache] [-b base] [-d] [-p] filename"},
+    {"compare", cmd_compare,
+     "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2"},
     {"convert", cmd_convert,
      "[-U] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] "
-     "[-B backing_file [-F backing_fmt]] [-o options] [-S sparse_size] [-m num_coroutines] [-W] "
+     "[-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m "
+     "num_coroutines] [-W] "
      "filename [filename2 [...]] output_filename"},
     {"create", cmd_create,
      "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]"},
+    {"dd", cmd_dd,
+     "[-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input "
+     "of=output"},
     {"info", cmd_info, "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
+    {"map", cmd_map,
+     "[-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename"},
+    {"measure", cmd_measure,
+     "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [-f fmt] [-l snapshot_param] [-U] "
+     "filename]"},
     {"rebase", cmd_rebase,
      "[-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F backing_fmt] "
      "filename"},
+    {"resize", cmd_resize, "[-f fmt] [--preallocation=mode] [-q] [--shrink] filename [+ | -]size"},
+    {"snapshot", cmd_snapshot,
+     "[-f fmt] [-U] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename"},
     {NULL, NULL, NULL},
 };
 
@@ -30,6 +51,8 @@ void img_print_help(void)
 {
     static const char head[] = "    -h, --help       display this help and exit\n"
                                "    -V, --version    output version information and exit\n"
+                               "    --backing-root DIR\n"
+                               "                     refuse backing and data files outside of DIR\n"
                                "\n"
                                "Command syntax:\n";
     static const char parameters[] =
@@ -51,6 +74,9 @@ void img_print_help(void)
         "  'options' is a comma separated list of format specific options in a\n"
         "    name=value format. Use -o help for an overview of the options supported by\n"
         "    the used format\n"
+        "  'snapshot_param' is param used for internal snapshot, format\n"
+        "    is 'snapshot.id=[ID],snapshot.name=[NAME]', or\n"
+        "    '[ID_OR_NAME]'\n"
         "  '-u' allows unsafe backing chains. For rebasing, it is assumed that old and\n"
         "       new backing file match exactly. The image doesn't need a working\n"
         "       backing file before rebasing in this case (useful for renaming the\n"
@@ -66,11 +92,36 @@ void img_print_help(void)
         "  '-n' skips the target volume creation (useful if the volume is created\n"
         "       prior to running this program)\n"
         "\n"
+        "Keys of encrypted images, for every command:\n"
+        "  '--key-file path' or '--key-fd n' is tried on all of them\n"
+        "  '--object secret,id=id,file=path[,format=raw|base64]' with '--image-opts' and\n"
+        "       driver=qcow2,file.filename=path,encrypt.key-secret=id as 'filename';\n"
+        "       '--target-image-opts' for that of an output\n"
+        "\n"
         "Parameters to check subcommand:\n"
         "  '-r' tries to repair any inconsistencies that are found during the check.\n"
         "       '-r leaks' repairs only cluster leaks, whereas '-r all' fixes all\n"
         "       kinds of errors, with a higher risk of choosing the wrong fix or\n"
         "       hiding corruption that has already occurred.\n"
+        "\n"
+        "Parameters to compare subcommand:\n"
+        "  '-f' first image format\n"
+        "  '-F' second image format\n"
+        "  '-s' run in Strict mode - fail on different image size or sector allocation\n"
+        "\n"
+        "Parameters to snapshot subcommand:\n"
+        "  'snapshot' is the name of the snapshot to create, apply or delete\n"
+        "  '-a' applies a snapshot (revert disk to saved state)\n"
+        "  '-c' creates a snapshot\n"
+        "  '-d' deletes a snapshot\n"
+        "  '-l' lists all snapshots in the given image\n"
+        "\n"
+        "Parameters to dd subcommand:\n"
+        "  'bs=BYTES' read and write up to BYTES bytes at a time (default: 512)\n"
+        "  'count=N' copy only N input blocks\n"
+        "  'if=FILE' read from FILE\n"
+        "  'of=FILE' write to FILE\n"
+        "  'skip=N' skip N bs-sized blocks at the start of input\n"
         "\n"
         "Supported formats: qcow2 raw\n";
 

@@ -7,11 +7,18 @@
  * cluster, so that clusters are written whole or not at all, or 4 KiB for a raw target.
  *
  * Slots are handed over in order: the reader fills slot `filled`, the writer empties slot `emptied`;
- * 0 <= filled - emptied <= SLOTS. `lock` covers the two counters, `failed` and nothing else.
+ * 0 <= filled - emptied <= slot_count. `lock` covers the two counters, `failed` and nothing else.
+ *
+ * To be compressed a slot goes to the compressor's threads as soon as it was read, and the writer waits
+ * for it when its turn comes. Only whole clusters of the target can be written so; what begins or ends
+ * inside one (where one source follows another, or an overlay's extent ends) is written as it is.
  */
 #include "copy.h"
 
 #include "checked.h"
+#include "compressor.h"
+#include "extent.h"
+#include "img.h"
 #include "zero.h"
 
 #include <errno.h>
@@ -23,6 +30,7 @@
 enum {
     WINDOW = 2 << 20,
     SLOTS = 4,
+    COMPRESS_SLOTS = 16, /* so that large clusters keep many threads busy too */
     ALIGNMENT = 4096,
     SECTOR = 512,
     RAW_BLOCK = 4096,
@@ -35,13 +43,17 @@ struct slot {
     uint64_t length;
     unsigned char *data;
     uint64_t used[WORDS]; /* a bit a block: to be written */
+    struct compress_work work;
+    bool is_compressing;
 };
 
 struct copier {
     const struct copy_job *job;
     uint64_t total;
     uint64_t block;
-    struct slot slots[SLOTS];
+    struct slot slots[COMPRESS_SLOTS];
+    unsigned slot_count;
+    struct compressor *compressor; /* NULL: nothing is compressed */
 
     pthread_mutex_t lock;
     pthread_cond_t moved;
@@ -93,10 +105,10 @@ static struct slot *take_empty(struct copier *c)
     struct slot *slot = NULL;
 
     pthread_mutex_lock(&c->lock);
-    while (c->filled - c->emptied == SLOTS && !c->failed)
+    while (c->filled - c->emptied == c->slot_count && !c->failed)
         pthread_cond_wait(&c->moved, &c->lock);
     if (!c->failed)
-        slot = &c->slots[c->filled % SLOTS];
+        slot = &c->slots[c->filled % c->slot_count];
     pthread_mutex_unlock(&c->lock);
     return slot;
 }
@@ -120,6 +132,9 @@ static int plan_slot(const struct copier *c, struct blk *source, uint64_t start,
     struct blk_extent extent;
     int rc;
 
+    /* From inside a cluster only to its end, so that the next slot begins with one. */
+    if (c->compressor != NULL && !is_aligned(start + at, c->block))
+        window = min_u64(window, c->block - (start + at) % c->block);
     slot->offset = start + at;
     slot->kind = SLOT_DATA;
     slot->length = window;
@@ -134,8 +149,7 @@ static int plan_slot(const struct copier *c, struct blk *source, uint64_t start,
                      : extent.kind == BLK_EXTENT_ZERO      ? SLOT_ZERO
                                                            : SLOT_DATA;
         slot->length = slot->kind == SLOT_DATA ? min_u64(window, extent.length) : extent.length;
-    } else if ((extent.kind == BLK_EXTENT_ZERO || extent.kind == BLK_EXTENT_UNALLOCATED) &&
-               extent.length >= window) {
+    } else if (extent_is_zero(&extent) && extent.length >= window) {
         slot->kind = SLOT_ZERO;
         if (extent.length < left)
             slot->length = align_down(start + at + extent.length, WINDOW) - (start + at);
@@ -143,6 +157,17 @@ static int plan_slot(const struct copier *c, struct blk *source, uint64_t start,
             slot->length = left;
     }
     return 0;
+}
+
+static void begin_compression(struct copier *c, struct slot *slot)
+{
+    slot->is_compressing = c->compressor != NULL && is_aligned(slot->offset, c->block);
+    if (slot->is_compressing) {
+        slot->work.data = slot->data;
+        slot->work.length = slot->length;
+        slot->work.used = slot->used;
+        compressor_add(c->compressor, &slot->work);
+    }
 }
 
 static int read_source(struct copier *c, struct blk *source, uint64_t start)
@@ -156,17 +181,17 @@ static int read_source(struct copier *c, struct blk *source, uint64_t start)
         rc = plan_slot(c, source, start, at, slot);
         if (rc == 0 && slot->kind == SLOT_DATA) {
             rc = blk_pread(source, at, slot->data, (size_t)slot->length);
-            if (rc == 0)
+            if (rc == 0) {
                 find_zeros(c, slot);
+                begin_compression(c, slot);
+            }
         }
         if (rc < 0) {
             struct err problem;
 
-            if (blk_problem(source, &problem))
-                return err_set(&c->read_err, rc, "error while reading at byte %" PRIu64 ": %s",
-                               start + at, problem.text);
-            return err_set_errno(&c->read_err, rc, "error while reading at byte %" PRIu64,
-                                 start + at);
+            img_explain(source, rc, &problem);
+            return err_set(&c->read_err, rc, "error while reading at byte %" PRIu64 ": %s",
+                           start + at, problem.text);
         }
         at += slot->length;
         hand_over(c);
@@ -196,30 +221,51 @@ static void *reader_main(void *opaque)
 
 /* ---- writer ---- */
 
-static int write_data(const struct copier *c, const struct slot *slot)
+/* Blocks [first, end), which are to be written. */
+static int write_used(const struct copier *c, const struct slot *slot, uint64_t first, uint64_t end)
+{
+    struct blk *target = c->job->target;
+    uint64_t at = first * c->block, length = min_u64(end * c->block, slot->length) - at;
+    int rc = 0;
+
+    if (!slot->is_compressing)
+        return blk_pwrite(target, slot->offset + at, slot->data + at, (size_t)length);
+    for (uint64_t i = first; i < end && rc == 0; i++) {
+        size_t n;
+
+        at = i * c->block;
+        n = (size_t)min_u64(c->block, slot->length - at);
+        if (n == c->block || slot->offset + slot->length == blk_length(target))
+            rc = blk_pwrite_packed(target, slot->offset + at, slot->data + at, n,
+                                   slot->work.packed + at, slot->work.packed_length[i]);
+        else
+            rc = blk_pwrite(target, slot->offset + at, slot->data + at, n);
+    }
+    return rc;
+}
+
+static int write_data(const struct copier *c, struct slot *slot)
 {
     struct blk *target = c->job->target;
     uint64_t blocks = div_round_up(slot->length, c->block);
+    int rc = slot->is_compressing ? compressor_wait(c->compressor, &slot->work) : 0;
 
-    for (uint64_t first = 0, end; first < blocks; first = end) {
+    for (uint64_t first = 0, end; first < blocks && rc == 0; first = end) {
         bool used = is_used(slot, first);
         uint64_t at = first * c->block, length;
-        int rc = 0;
 
         for (end = first + 1; end < blocks && is_used(slot, end) == used; end++)
             ;
         length = min_u64(end * c->block, slot->length) - at;
         if (used)
-            rc = blk_pwrite(target, slot->offset + at, slot->data + at, (size_t)length);
+            rc = write_used(c, slot, first, end);
         else if (!c->job->target_is_zero)
             rc = blk_pwrite_zeroes(target, slot->offset + at, length, BLK_REQ_MAY_UNMAP);
-        if (rc < 0)
-            return rc;
     }
-    return 0;
+    return rc;
 }
 
-static int write_slot(const struct copier *c, const struct slot *slot)
+static int write_slot(const struct copier *c, struct slot *slot)
 {
     if (slot->kind == SLOT_DATA)
         return write_data(c, slot);
@@ -238,7 +284,7 @@ static int write_all(struct copier *c, struct err *err)
         while (c->filled == c->emptied)
             pthread_cond_wait(&c->moved, &c->lock);
         pthread_mutex_unlock(&c->lock);
-        slot = &c->slots[c->emptied % SLOTS];
+        slot = &c->slots[c->emptied % c->slot_count];
         if (slot->kind == SLOT_END)
             return 0;
         rc = write_slot(c, slot);
@@ -265,6 +311,20 @@ static uint64_t choose_block(const struct copy_job *job)
     return job->sparse != 0 && job->sparse < RAW_BLOCK ? SECTOR : RAW_BLOCK;
 }
 
+static int make_slot(const struct copier *c, struct slot *slot, struct err *err)
+{
+    bool ok;
+
+    slot->data = aligned_alloc(ALIGNMENT, WINDOW);
+    ok = slot->data != NULL;
+    if (c->job->compress) {
+        slot->work.packed = malloc(WINDOW);
+        slot->work.packed_length = calloc(WINDOW / c->block, sizeof(size_t));
+        ok = ok && slot->work.packed != NULL && slot->work.packed_length != NULL;
+    }
+    return ok ? 0 : err_set(err, -ENOMEM, "out of memory");
+}
+
 int copy_images(const struct copy_job *job, struct err *err)
 {
     struct copier c = {.job = job, .block = choose_block(job)};
@@ -273,10 +333,12 @@ int copy_images(const struct copy_job *job, struct err *err)
 
     for (unsigned i = 0; i < job->source_count; i++)
         c.total += blk_length(job->sources[i]);
-    for (unsigned i = 0; i < SLOTS; i++) {
-        c.slots[i].data = aligned_alloc(ALIGNMENT, WINDOW);
-        if (c.slots[i].data == NULL)
-            rc = err_set(err, -ENOMEM, "out of memory");
+    c.slot_count = job->compress ? COMPRESS_SLOTS : SLOTS;
+    for (unsigned i = 0; i < c.slot_count && rc == 0; i++)
+        rc = make_slot(&c, &c.slots[i], err);
+    if (rc == 0 && job->compress) {
+        c.compressor = compressor_start(job->target, err);
+        rc = c.compressor != NULL ? 0 : -EAGAIN;
     }
     pthread_mutex_init(&c.lock, NULL);
     pthread_cond_init(&c.moved, NULL);
@@ -293,7 +355,11 @@ int copy_images(const struct copy_job *job, struct err *err)
     }
     pthread_mutex_destroy(&c.lock);
     pthread_cond_destroy(&c.moved);
-    for (unsigned i = 0; i < SLOTS; i++)
+    compressor_stop(c.compressor);
+    for (unsigned i = 0; i < c.slot_count; i++) {
         free(c.slots[i].data);
+        free(c.slots[i].work.packed);
+        free(c.slots[i].work.packed_length);
+    }
     return rc;
 }

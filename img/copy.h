@@ -12,6 +12,7 @@ struct copy_job {
     struct blk *target;    /* at least as long as the sources together */
     uint64_t sparse;       /* zeros of at least so many bytes become holes; 0: nothing does */
     bool target_is_zero;   /* the target shows zeros where nothing is written */
+    bool compress;         /* the target's format can; its clusters are written compressed */
     bool skip_unallocated; /* leave out what a source with a backing file does not hold itself */
     struct progress *progress;
 };

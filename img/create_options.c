@@ -7,8 +7,11 @@
 #include "create_options.h"
 #include "checked.h"
 #include "img.h"
+#include "keys.h"
 #include "log.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,15 +28,24 @@ static const struct known_option {
     {"cluster_size", QCOW2, "size", "qcow2 cluster size", NULL},
     {"compat", QCOW2, "str", "Compatibility level (v2 [0.10] or v3 [1.1])", NULL},
     {"compression_type", QCOW2, "str", "Compression method used for image cluster compression",
-     "zlib"},
-    {"data_file", QCOW2, "str", NULL, ""},
-    {"data_file_raw", QCOW2, "bool (on/off)", NULL, "off"},
+     NULL},
+    {"data_file", QCOW2, "str", "File name of an external data file", NULL},
+    {"data_file_raw", QCOW2, "bool (on/off)",
+     "The external data file must stay valid as a raw image", NULL},
+    {"encrypt.cipher-alg", QCOW2, "str", "Name of encryption cipher algorithm", NULL},
+    {"encrypt.cipher-mode", QCOW2, "str", "Name of encryption cipher mode", NULL},
+    {"encrypt.format", QCOW2, "str", "Encrypt the image, format choices: 'luks'", NULL},
+    {"encrypt.hash-alg", QCOW2, "str", "Name of encryption hash algorithm", NULL},
+    {"encrypt.iter-time", QCOW2, "num", "Time to spend in PBKDF in milliseconds", NULL},
+    {"encrypt.ivgen-alg", QCOW2, "str", "Name of IV generator algorithm", NULL},
+    {"encrypt.ivgen-hash-alg", QCOW2, "str", "Name of IV generator hash algorithm", NULL},
+    {"encrypt.key-secret", QCOW2, "str", "ID of secret providing LUKS passphrase", NULL},
     {"encryption", QCOW2, "bool (on/off)", NULL, "off"},
-    {"extended_l2", QCOW2, "bool (on/off)", "Extended L2 tables", "off"},
+    {"extended_l2", QCOW2, "bool (on/off)", "Extended L2 tables", NULL},
     {"lazy_refcounts", QCOW2, "bool (on/off)", "Postpone refcount updates", NULL},
     {"nocow", QCOW2 | RAW, "bool (on/off)", NULL, "off"},
     {"preallocation", QCOW2 | RAW, "str", NULL, NULL},
-    {"refcount_bits", QCOW2, "num", "Width of a reference count entry in bits", "16"},
+    {"refcount_bits", QCOW2, "num", "Width of a reference count entry in bits", NULL},
     {"size", QCOW2 | RAW, "size", "Virtual disk size", NULL},
 };
 
@@ -131,10 +143,6 @@ static int check_keys(struct create_options *options, const char *path)
             if (strcmp(known[j].key, item->key) == 0)
                 k = &known[j];
         }
-        if (k == NULL && strncmp(item->key, "encrypt.", 8) == 0) {
-            (void)snprintf(text, sizeof(text), "%s is not supported: encryption", item->key);
-            return complain(path, text);
-        }
         if (k == NULL || (k->formats & format_bit(options->blk.format)) == 0) {
             (void)snprintf(text, sizeof(text), "Invalid parameter '%s'", item->key);
             return complain(path, text);
@@ -147,19 +155,26 @@ static int check_keys(struct create_options *options, const char *path)
     return 0;
 }
 
-static int parse_preallocation(struct create_options *options, const char *path)
+bool create_options_preallocation(const char *text, enum blk_prealloc *mode)
 {
     static const char *const names[] = {"off", "metadata", "falloc", "full"};
-    char problem[128];
 
-    if (options->preallocation == NULL)
-        return 0;
     for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
-        if (strcmp(names[i], options->preallocation) == 0) {
-            options->blk.prealloc = i;
-            return 0;
+        if (strcmp(names[i], text) == 0) {
+            *mode = i;
+            return true;
         }
     }
+    return false;
+}
+
+static int parse_preallocation(struct create_options *options, const char *path)
+{
+    char problem[128];
+
+    if (options->preallocation == NULL ||
+        create_options_preallocation(options->preallocation, &options->blk.prealloc))
+        return 0;
     (void)snprintf(problem, sizeof(problem), "does not accept value '%s'", options->preallocation);
     return complain_value(path, "preallocation", problem);
 }
@@ -181,12 +196,89 @@ static int parse_compat(struct create_options *options, const char *path)
     return complain_value(path, "version", problem);
 }
 
+static int parse_compression_type(const struct create_options *options, const char *path)
+{
+    const char *type = options->blk.compression_type;
+    char problem[128];
+
+    if (strcmp(type, "zlib") == 0 || strcmp(type, "zstd") == 0)
+        return 0;
+    (void)snprintf(problem, sizeof(problem), "does not accept value '%s'", type);
+    return complain_value(path, "compression-type", problem);
+}
+
+/* A whole number as strtoull() takes it, a sign and octal digits included. */
+static int get_refcount_bits(struct create_options *options, const char *path)
+{
+    const char *text = optstr_get(&options->items, "refcount_bits");
+    char line[256], *end;
+
+    options->refcount_bits = 16;
+    if (text == NULL)
+        return 0;
+    errno = 0;
+    options->refcount_bits = strtoull(text, &end, 0);
+    if (errno == ERANGE) {
+        (void)snprintf(line, sizeof(line), "Value '%s' is too large for parameter 'refcount_bits'",
+                       text);
+        return complain(path, line);
+    }
+    if (end == text || *end != '\0')
+        return complain_value(path, "refcount_bits", "expects a number");
+    /* 0 would mean the default there: what is no width becomes one that is refused as well. */
+    options->blk.refcount_bits = options->refcount_bits >= 1 && options->refcount_bits <= 64
+                                     ? (unsigned)options->refcount_bits
+                                     : UINT_MAX;
+    return 0;
+}
+
 static int complain_size(const char *path, const char *key)
 {
     complain_value(path, key, "expects a non-negative number below 2^64");
     fprintf(stderr, "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
                     "and exabytes, respectively.\n");
     return -1;
+}
+
+/* LUKS or nothing: AES of qcow2, which encryption=on means as well, is not safe. */
+static int get_encryption(struct create_options *options, const char *path)
+{
+    struct optstr *items = &options->items;
+    const char *format = optstr_get(items, "encrypt.format");
+    struct blk_luks_options *luks = &options->luks;
+    char text[256];
+    struct err err;
+
+    *luks = (struct blk_luks_options){
+        .cipher_alg = optstr_get(items, "encrypt.cipher-alg"),
+        .cipher_mode = optstr_get(items, "encrypt.cipher-mode"),
+        .ivgen_alg = optstr_get(items, "encrypt.ivgen-alg"),
+        .ivgen_hash_alg = optstr_get(items, "encrypt.ivgen-hash-alg"),
+        .hash_alg = optstr_get(items, "encrypt.hash-alg"),
+    };
+    options->key_secret = optstr_get(items, "encrypt.key-secret");
+    if (optstr_get_number(items, "encrypt.iter-time", 1, UINT32_MAX, &luks->iter_time, &err) < 0)
+        return complain(path, err.text);
+    if (format == NULL) {
+        if (options->key_secret == NULL && luks->cipher_alg == NULL && luks->cipher_mode == NULL &&
+            luks->ivgen_alg == NULL && luks->ivgen_hash_alg == NULL && luks->hash_alg == NULL &&
+            luks->iter_time == 0)
+            return 0;
+        return complain_value(path, "encrypt.format", "is missing");
+    }
+    if (strcmp(format, "luks") != 0) {
+        (void)snprintf(text, sizeof(text), "encrypt.format=%s is not supported: luks alone is safe",
+                       format);
+        return complain(path, text);
+    }
+    if (options->key_secret != NULL && !keys_find(options->key_secret, &luks->key)) {
+        (void)snprintf(text, sizeof(text), "No secret with id '%s'", options->key_secret);
+        return complain(path, text);
+    }
+    if (options->key_secret == NULL && !keys_find(NULL, &luks->key))
+        return complain_value(path, "encrypt.key-secret", "is required for cipher");
+    options->blk.luks = luks;
+    return 0;
 }
 
 int create_options_parse(struct create_options *options, const char *path)
@@ -213,6 +305,20 @@ int create_options_parse(struct create_options *options, const char *path)
     }
     if (optstr_get_bool(items, "lazy_refcounts", &blk->lazy_refcounts, NULL) < 0)
         return complain_value(path, "lazy_refcounts", "expects 'on' or 'off'");
+    if (optstr_get_bool(items, "extended_l2", &blk->extended_l2, NULL) < 0)
+        return complain_value(path, "extended_l2", "expects 'on' or 'off'");
+    if (optstr_get_bool(items, "data_file_raw", &blk->data_file_raw, NULL) < 0)
+        return complain_value(path, "data_file_raw", "expects 'on' or 'off'");
+    if (get_refcount_bits(options, path) < 0)
+        return -1;
+    options->has_data_file_raw = optstr_get(items, "data_file_raw") != NULL;
+    blk->data_file = optstr_get(items, "data_file");
+    blk->backing_root = img_backing_root();
+    blk->compression_type = optstr_get(items, "compression_type");
+    if (blk->compression_type == NULL)
+        blk->compression_type = "zlib";
+    if (get_encryption(options, path) < 0)
+        return -1;
     options->compat = optstr_get(items, "compat");
     options->preallocation = optstr_get(items, "preallocation");
     options->nocow = optstr_get(items, "nocow");
@@ -223,7 +329,8 @@ int create_options_parse(struct create_options *options, const char *path)
 
 int create_options_finish(struct create_options *options, const char *path)
 {
-    if (parse_compat(options, path) < 0 || parse_preallocation(options, path) < 0)
+    if (parse_compat(options, path) < 0 || parse_preallocation(options, path) < 0 ||
+        parse_compression_type(options, path) < 0)
         return -1;
     return 0;
 }
@@ -239,17 +346,43 @@ static void print_value(const char *key, const char *value)
     }
 }
 
+static void print_encryption(const struct create_options *options)
+{
+    const struct blk_luks_options *luks = &options->luks;
+    const struct {
+        const char *key, *value;
+    } given[] = {
+        {"encrypt.format", "luks"},
+        {"encrypt.key-secret", options->key_secret},
+        {"encrypt.cipher-alg", luks->cipher_alg},
+        {"encrypt.cipher-mode", luks->cipher_mode},
+        {"encrypt.ivgen-alg", luks->ivgen_alg},
+        {"encrypt.ivgen-hash-alg", luks->ivgen_hash_alg},
+        {"encrypt.hash-alg", luks->hash_alg},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(given); i++) {
+        if (given[i].value != NULL)
+            print_value(given[i].key, given[i].value);
+    }
+    if (luks->iter_time != 0)
+        printf(" encrypt.iter-time=%llu", (unsigned long long)luks->iter_time);
+}
+
 void create_options_print(const struct create_options *options)
 {
     const struct blk_create_options *blk = &options->blk;
     bool qcow2 = format_bit(blk->format) == QCOW2;
 
     printf("Formatting '%s', fmt=%s", blk->path, blk->format);
+    if (blk->luks != NULL)
+        print_encryption(options);
     if (qcow2) {
-        printf(" cluster_size=%u extended_l2=off", blk->cluster_size);
+        printf(" cluster_size=%u extended_l2=%s", blk->cluster_size,
+               blk->extended_l2 ? "on" : "off");
         if (options->preallocation != NULL)
             print_value("preallocation", options->preallocation);
-        printf(" compression_type=zlib");
+        print_value("compression_type", blk->compression_type);
     }
     printf(" size=%llu", (unsigned long long)blk->size);
     if (options->compat != NULL)
@@ -258,8 +391,13 @@ void create_options_print(const struct create_options *options)
         print_value("backing_file", blk->backing_name);
     if (blk->backing_format != NULL)
         print_value("backing_fmt", blk->backing_format);
+    if (blk->data_file != NULL)
+        print_value("data_file", blk->data_file);
+    if (options->has_data_file_raw)
+        print_value("data_file_raw", blk->data_file_raw ? "on" : "off");
     if (qcow2)
-        printf(" lazy_refcounts=%s refcount_bits=16", blk->lazy_refcounts ? "on" : "off");
+        printf(" lazy_refcounts=%s refcount_bits=%lld", blk->lazy_refcounts ? "on" : "off",
+               (long long)options->refcount_bits);
     else if (options->preallocation != NULL)
         print_value("preallocation", options->preallocation);
     if (options->nocow != NULL)

@@ -15,7 +15,11 @@
 struct create_options {
     struct blk_create_options blk; /* its strings are borrowed from `items` or the command line */
     bool has_size;                 /* size= was given */
+    bool has_data_file_raw;
     const char *compat, *preallocation, *nocow; /* as given, or NULL */
+    uint64_t refcount_bits;                     /* as given, or 16 */
+    struct blk_luks_options luks; /* blk.luks leads here when encryption is asked for */
+    const char *key_secret;       /* encrypt.key-secret, or NULL */
     struct optstr items;
     char *text; /* every -o so far */
 };
@@ -30,10 +34,14 @@ bool create_options_help(const struct create_options *options, const char *forma
  * begins the messages (NULL: nothing does). 0 or, after a message, -1. */
 int create_options_parse(struct create_options *options, const char *path);
 
+/* off, metadata, falloc or full; false: none of them. */
+bool create_options_preallocation(const char *text, enum blk_prealloc *mode);
+
 /* "Formatting 'x', fmt=..." on stdout. */
 void create_options_print(const struct create_options *options);
 
-/* Checks the values that qemu-img checks after that line: compat and preallocation. */
+/* Checks the values that qemu-img checks after that line: compat, preallocation and
+ * compression_type. */
 int create_options_finish(struct create_options *options, const char *path);
 
 void create_options_free(struct create_options *options);

@@ -28,12 +28,20 @@ struct img_command {
 /* In alphabetical order, ended by an entry without a name. */
 extern const struct img_command img_commands[];
 
+int cmd_bench(int argc, char **argv);
+int cmd_bitmap(int argc, char **argv);
 int cmd_check(int argc, char **argv);
 int cmd_commit(int argc, char **argv);
+int cmd_compare(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_create(int argc, char **argv);
+int cmd_dd(int argc, char **argv);
 int cmd_info(int argc, char **argv);
+int cmd_map(int argc, char **argv);
+int cmd_measure(int argc, char **argv);
 int cmd_rebase(int argc, char **argv);
+int cmd_resize(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
 
 void img_print_version(void);
 void img_print_help(void);
@@ -50,26 +58,49 @@ int img_getopt(int argc, char **argv, const char *shortopts, const struct option
 /* Prints the message and where help is to be had; returns 1. */
 int img_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* The one image that a command wants behind its options; false after a message, with *status set. */
+/* The path of the one image that a command wants behind its options; false after a message, with
+ * *status set. */
 bool img_take_image(int argc, char **argv, const char **path, int *status);
 /* "human" or "json"; false after a message. */
 bool img_parse_output(const char *text, bool *json);
 /* A cache mode of qemu's -t and -T; false after a message, which calls it a `what` ("cache"). */
+bool img_find_cache(const char *text, enum blk_cache *cache); /* the same without a message */
 bool img_parse_cache(const char *text, const char *what, enum blk_cache *cache);
 /* A size, called `what` ("image size") in the message; false after it. */
 bool img_parse_size(const char *text, const char *what, uint64_t *size);
+/* The same for one from `min` to `max`. */
+bool img_parse_size_within(const char *text, const char *what, uint64_t min, uint64_t max,
+                           uint64_t *size);
 bool img_known_format(const char *format);
 
 /* ---- images (open.c) ---- */
 
-/* blk_open() as a tool that a person drives: probed images may have backing files. NULL after the
+/* What --backing-root says: backing and data files must lie below this directory. NULL: anywhere. */
+void img_set_backing_root(const char *root);
+const char *img_backing_root(void);
+
+/* Why a request failed with `code`: what is known to be wrong with the image, or else the code's text. */
+void img_explain(struct blk *blk, int code, struct err *problem);
+
+/* blk_open() as a tool that a person drives: probed images may have backing files, and the keys of the
+ * command line are tried where options->keys has none (keys.h). NULL after the
  * message "Could not open 'PATH': REASON". */
 struct blk *img_open(const struct blk_open_options *options);
 /* blk_close(); an error is printed and makes *status 1 (NULL: ignored). NULL is allowed. */
 void img_close(struct blk *blk, int *status);
 
+/* The line that follows an error about an inconsistent bitmap: nothing when `rc` is another error. */
+void img_hint_bitmap(int rc);
+
+/* A message, without the name of the file where it begins with that. */
+const char *img_without_path(const char *text, const char *path);
+
 /* Whether two paths lead to one existing file. */
 bool img_same_file(const char *a, const char *b);
+
+/* Whether `image` may be made to name this backing file, as far as --backing-root goes. False after a
+ * message. */
+bool img_may_name(const char *image, const char *backing_path);
 
 /* The format of a backing file for which none was given: probed, and said on stderr because it will be
  * recorded in `image`. NULL after a message. */

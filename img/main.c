@@ -2,6 +2,7 @@
  * minivmm-img - makes, inspects, checks, rebases, commits and converts disk images.
  */
 #include "img.h"
+#include "keys.h"
 #include "log.h"
 #include "optstr.h"
 #include "process.h"
@@ -39,11 +40,28 @@ int main(int argc, char **argv)
         img_print_version();
         return 0;
     }
+    if (strncmp(argv[1], "--backing-root", 14) == 0 &&
+        (argv[1][14] == '\0' || argv[1][14] == '=')) {
+        int used = argv[1][14] == '=' ? 1 : 2;
+        const char *root = used == 1 ? argv[1] + 15 : argc > 2 ? argv[2] : "";
+
+        if (root[0] == '\0')
+            return img_usage_error("missing argument for option '--backing-root'");
+        img_set_backing_root(root);
+        if (argc <= used + 1)
+            return img_usage_error("Not enough arguments");
+        argv += used;
+        argc -= used;
+    }
     if (argv[1][0] == '-')
         return img_usage_error("unrecognized option '%s'", argv[1]);
     for (const struct img_command *c = img_commands; c->name != NULL; c++) {
-        if (strcmp(c->name, argv[1]) == 0)
-            return c->run(argc - 1, argv + 1);
+        if (strcmp(c->name, argv[1]) == 0) {
+            int status = keys_take_options(&argc, argv) ? c->run(argc - 1, argv + 1) : 1;
+
+            keys_free();
+            return status;
+        }
     }
     return unknown_command(argv[1]);
 }

@@ -2,6 +2,7 @@
  * options.c - the parts of command lines that all commands have.
  */
 #include "img.h"
+#include "keys.h"
 #include "log.h"
 #include "size.h"
 
@@ -55,8 +56,9 @@ bool img_take_image(int argc, char **argv, const char **path, int *status)
         *status = img_usage_error("Expecting one image file name");
         return false;
     }
-    *path = argv[optind];
-    return true;
+    *path = keys_image_path(argv[optind], false);
+    *status = 1;
+    return *path != NULL;
 }
 
 bool img_parse_output(const char *text, bool *json)
@@ -68,7 +70,7 @@ bool img_parse_output(const char *text, bool *json)
     return false;
 }
 
-bool img_parse_cache(const char *text, const char *what, enum blk_cache *cache)
+bool img_find_cache(const char *text, enum blk_cache *cache)
 {
     static const struct {
         const char *name;
@@ -85,16 +87,33 @@ bool img_parse_cache(const char *text, const char *what, enum blk_cache *cache)
             return true;
         }
     }
+    return false;
+}
+
+bool img_parse_cache(const char *text, const char *what, enum blk_cache *cache)
+{
+    if (img_find_cache(text, cache))
+        return true;
     log_error("Invalid %s option: %s", what, text);
     return false;
 }
 
 bool img_parse_size(const char *text, const char *what, uint64_t *size)
 {
+    return img_parse_size_within(text, what, 0, INT64_MAX, size);
+}
+
+bool img_parse_size_within(const char *text, const char *what, uint64_t min, uint64_t max,
+                           uint64_t *size)
+{
     int rc = size_parse(text, 'B', size);
 
-    if (rc == -ERANGE) {
-        log_error("Invalid %s specified. Must be between 0 and %lld.", what, (long long)INT64_MAX);
+    if (rc == 0 && (*size < min || *size > max))
+        rc = -ERANGE;
+    /* To qemu-img what begins with a minus is no number. */
+    if (rc == -ERANGE && strchr(text, '-') == NULL) {
+        log_error("Invalid %s specified. Must be between %llu and %llu.", what,
+                  (unsigned long long)min, (unsigned long long)max);
     } else if (rc < 0) {
         log_error("Invalid %s specified. You may use k, M, G, T, P or E suffixes for", what);
         log_error("kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");

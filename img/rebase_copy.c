@@ -8,6 +8,7 @@
 #include "rebase_copy.h"
 
 #include "checked.h"
+#include "extent.h"
 #include "zero.h"
 
 #include <errno.h>
@@ -20,29 +21,10 @@ enum { CHUNK = 2 << 20, ALIGNMENT = 4096, DEFAULT_UNIT = 65536 };
 struct comparison {
     struct blk *overlay;
     struct blk *old_base, *new_base; /* NULL: none */
-    uint64_t unit;                   /* what is compared and copied as a whole */
+    struct extent_pair bases;
+    uint64_t unit; /* what is compared and copied as a whole */
     unsigned char *old_data, *new_data;
-    /* The pair of layers that same_layer() looked at last. */
-    const struct blk *layer_a, *layer_b;
-    bool layers_same;
 };
-
-static bool is_zero_kind(const struct blk_extent *extent)
-{
-    return extent->kind == BLK_EXTENT_ZERO || extent->kind == BLK_EXTENT_UNALLOCATED;
-}
-
-/* blk_map() for a chain that may be missing or shorter: zeros there. */
-static int map_below(struct blk *base, uint64_t offset, uint64_t length, struct blk_extent *extent)
-{
-    uint64_t end = base != NULL ? blk_length(base) : 0;
-
-    if (offset >= end) {
-        *extent = (struct blk_extent){.kind = BLK_EXTENT_UNALLOCATED, .length = length};
-        return 0;
-    }
-    return blk_map(base, offset, min_u64(length, end - offset), 0, extent);
-}
 
 static int read_below(struct blk *base, uint64_t offset, unsigned char *buf, size_t length)
 {
@@ -51,35 +33,6 @@ static int read_below(struct blk *base, uint64_t offset, unsigned char *buf, siz
 
     memset(buf + inside, 0, length - inside);
     return inside > 0 ? blk_pread(base, offset, buf, inside) : 0;
-}
-
-static struct blk *layer_at(struct blk *blk, unsigned depth)
-{
-    for (; blk != NULL && depth > 0; depth--)
-        blk = blk_backing(blk);
-    return blk;
-}
-
-static bool same_layer(struct comparison *c, const struct blk_extent *a, const struct blk_extent *b)
-{
-    const struct blk *la = layer_at(c->old_base, a->depth);
-    const struct blk *lb = layer_at(c->new_base, b->depth);
-
-    if (la == NULL || lb == NULL)
-        return false;
-    if (la != c->layer_a || lb != c->layer_b) {
-        c->layer_a = la;
-        c->layer_b = lb;
-        c->layers_same = img_same_file(blk_path(la), blk_path(lb));
-    }
-    return c->layers_same;
-}
-
-static bool same_storage(struct comparison *c, const struct blk_extent *a,
-                         const struct blk_extent *b)
-{
-    return a->kind == BLK_EXTENT_DATA && b->kind == BLK_EXTENT_DATA && a->has_host_offset &&
-           b->has_host_offset && a->host_offset == b->host_offset && same_layer(c, a, b);
 }
 
 static int write_old(struct comparison *c, uint64_t offset, const unsigned char *data,
@@ -122,17 +75,17 @@ static int copy_chunk(struct comparison *c, uint64_t offset, size_t length, stru
 static int copy_step(struct comparison *c, uint64_t offset, uint64_t *length, struct err *err)
 {
     struct blk_extent old_extent = {0}, new_extent = {0};
-    int rc = map_below(c->old_base, offset, *length, &old_extent);
+    int rc = extent_map(c->old_base, offset, *length, &old_extent);
 
     if (rc == 0)
-        rc = map_below(c->new_base, offset, *length, &new_extent);
+        rc = extent_map(c->new_base, offset, *length, &new_extent);
     if (rc < 0)
         return err_set_errno(err, rc, "error while reading image metadata at byte %" PRIu64,
                              offset);
     *length = min_u64(*length, min_u64(old_extent.length, new_extent.length));
-    if (is_zero_kind(&old_extent) && is_zero_kind(&new_extent))
+    if (extent_is_zero(&old_extent) && extent_is_zero(&new_extent))
         return 0;
-    if (same_storage(c, &old_extent, &new_extent))
+    if (extent_same_storage(&c->bases, &old_extent, &new_extent))
         return 0;
     *length = min_u64(*length, CHUNK - offset % CHUNK);
     return copy_chunk(c, offset, (size_t)*length, err);
@@ -170,6 +123,7 @@ int rebase_copy(struct blk *overlay, struct blk *new_base, struct progress *prog
         .overlay = overlay,
         .old_base = blk_backing(overlay),
         .new_base = new_base,
+        .bases = {.a = blk_backing(overlay), .b = new_base},
         .unit = cluster_size != 0 ? cluster_size : DEFAULT_UNIT,
         .old_data = aligned_alloc(ALIGNMENT, CHUNK),
         .new_data = aligned_alloc(ALIGNMENT, CHUNK),

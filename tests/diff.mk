@@ -2,17 +2,13 @@
 # DIFF_TESTS: programs that speak TAP; `make check` runs them.
 
 ORACLE_SRC := $(wildcard tests/diff/*.c)
-DIFF_TESTS := $(BUILD)/tests/diff/oracle $(BUILD)/tests/fuzz/hostile
-TEST_TOOLS := $(BUILD)/tests/tools/blkio
+DIFF_TESTS := $(BUILD)/tests/diff/oracle $(BUILD)/tests/fuzz/replay
+TEST_TOOLS := $(BUILD)/tests/tools/blkio $(BUILD)/tests/fuzz/damaged
 
 $(BUILD)/tests/diff/%.o: INC = $(INC_base) -Iblockdev/include
-$(BUILD)/tests/fuzz/%.o: INC = $(INC_base) -Iblockdev/include -Itests/diff
 $(BUILD)/tests/tools/%.o: INC = $(INC_base) -Iblockdev/include
 
 $(BUILD)/tests/diff/oracle: $(call obj,$(ORACLE_SRC)) $(LIB_BLOCKDEV)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
-
-$(BUILD)/tests/fuzz/hostile: $(call obj,tests/fuzz/hostile.c tests/diff/tap.c) $(LIB_BLOCKDEV)
 	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 $(BUILD)/tests/tools/blkio: $(call obj,tests/tools/blkio.c tests/tools/journal.c) $(LIB_BLOCKDEV)

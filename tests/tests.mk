@@ -21,8 +21,9 @@ deps:
 
 ##> Testing
 ##  make check           deps, build, every test; ends with "N passed, N failed, N skipped"
-##  make check-unit      unit tests alone; check-diff, check-e2e and check-rig likewise
-##  make check-asan      unit, diff and e2e tests under AddressSanitizer and UBSan (build-asan/)
+##  make check-unit      unit tests alone; check-diff, check-crash, check-fuzz, check-e2e and check-rig likewise
+##  make crash           power cuts and failing I/O with new seeds, until something is found
+##  make check-asan      unit, diff, crash and e2e tests under AddressSanitizer and UBSan (build-asan/)
 ##  make check-tsan      the same under ThreadSanitizer (build-tsan/)
 ##  make lint            formatters and static checkers
 
@@ -32,14 +33,17 @@ scripts = $(sort $(filter-out %_lib.sh,$(wildcard tests/$(1)/*.sh)))
 CHECK_unit = $(UNIT_TESTS)
 # DIFF_TESTS is tests/diff.mk's.
 CHECK_diff = $(DIFF_TESTS) $(call scripts,diff)
+# CRASH_TESTS is tests/crash.mk's.
+CHECK_crash = $(CRASH_TESTS)
 CHECK_e2e  = $(call scripts,e2e)
 CHECK_rig  = $(call scripts,rig)
-LAYERS    ?= unit diff e2e rig
+LAYERS    ?= unit diff crash fuzz e2e rig
 RUN_FLAGS ?=
 
 # What the layers need built; other .mk files add to it.
 test-unit: $(UNIT_TESTS)
 test-diff: all $(DIFF_TESTS)
+test-crash: $(CRASH_TESTS)
 test-e2e: all
 test-rig: all
 
@@ -47,7 +51,7 @@ check: deps
 	@$(MAKE) --no-print-directory $(JOBS) $(addprefix test-,$(LAYERS))
 	@$(MAKE) --no-print-directory run-tests
 
-check-unit check-diff check-e2e check-rig: check-%:
+check-unit check-diff check-crash check-fuzz check-e2e check-rig: check-%:
 	@$(MAKE) --no-print-directory check LAYERS=$*
 
 check-asan: export ASAN_OPTIONS = detect_leaks=1:detect_stack_use_after_return=1
@@ -57,14 +61,14 @@ check-tsan: export TSAN_OPTIONS = second_deadlock_stack=1
 check-tsan: SANITIZED = BUILD=build-tsan SANITIZE=-fsanitize=thread
 check-asan check-tsan:
 	@$(MAKE) --no-print-directory $(SANITIZED) OPT="-O1 -g" HARDEN= LDHARDEN= \
-		LAYERS="unit diff e2e" RUN_FLAGS="--scale 5" check
+		LAYERS="unit diff crash e2e" RUN_FLAGS="--scale 5" check
 
 run-tests:
 	@BUILD=$(abspath $(BUILD)) tests/run $(RUN_FLAGS) $(foreach l,$(LAYERS),$(CHECK_$(l)))
 
 lint: deps
 	@$(MAKE) --no-print-directory -nB V=1 BUILD=build-lint OPT=-O1 HARDEN= \
-		test-unit test-diff test-e2e | \
+		test-unit test-diff test-crash test-e2e | \
 		tests/lint build-lint
 
 install: all
@@ -79,5 +83,5 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man1/,$(notdir $(MAN1)))
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/minivmm
 
-.PHONY: help deps check check-unit check-diff check-e2e check-rig check-asan check-tsan \
-	test-unit test-diff test-e2e test-rig run-tests lint install uninstall
+.PHONY: help deps check check-unit check-diff check-crash check-fuzz check-e2e check-rig check-asan check-tsan \
+	test-unit test-diff test-crash test-e2e test-rig run-tests lint install uninstall

@@ -102,14 +102,47 @@ static int start_threads(struct virtio_device *dev)
 
 static void reset(struct virtio_device *dev)
 {
+    struct blk_device *device = from_device(dev);
+
     stop_threads(dev);
-    atomic_store(&from_device(dev)->wce, BLK_WCE_AS_NEGOTIATED);
+    for (unsigned i = 0; i < device->queue_count; i++)
+        blk_request_drop_kept(&device->queues[i]);
+    atomic_store(&dev->halted, false);
+    atomic_store(&device->wce, BLK_WCE_AS_NEGOTIATED);
 }
 
 static void resume(struct virtio_device *dev)
 {
     if (start_threads(dev) < 0)
         virtio_device_fail(dev);
+}
+
+void virtio_blk_retry(struct virtio_device *dev)
+{
+    atomic_store(&dev->halted, false);
+    for (unsigned i = 0; i < dev->queue_count; i++)
+        virtqueue_ring_doorbell(&dev->queues[i]);
+}
+
+static uint64_t load(const _Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void virtio_blk_get_counters(const struct virtio_device *dev, struct virtio_blk_counters *counters)
+{
+    const struct blk_device *device = (const struct blk_device *)dev;
+
+    *counters = (struct virtio_blk_counters){0};
+    for (unsigned i = 0; i < device->queue_count; i++) {
+        for (unsigned k = 0; k < VIRTIO_BLK_KINDS; k++) {
+            counters->kinds[k].requests += load(&device->queues[i].counters[k].requests);
+            counters->kinds[k].errors += load(&device->queues[i].counters[k].errors);
+            counters->kinds[k].bytes += load(&device->queues[i].counters[k].bytes);
+            for (unsigned n = 0; n < VIRTIO_BLK_LATENCIES; n++)
+                counters->kinds[k].latency[n] += load(&device->queues[i].counters[k].latency[n]);
+        }
+    }
 }
 
 static void destroy(struct virtio_device *dev)
@@ -203,6 +236,15 @@ int virtio_blk_create(const struct virtio_blk_options *options, struct virtio_de
     device->blk = options->blk;
     device->read_only = options->read_only;
     device->discard = options->discard && !options->read_only;
+    device->measure = options->measure;
+    device->on_read_error = options->on_read_error;
+    device->on_write_error = options->on_write_error;
+    device->halted = options->halted;
+    device->failed = options->failed;
+    device->opaque = options->opaque;
+    rate_limit_init(&device->request_limit, options->request_rate.per_second,
+                    options->request_rate.burst);
+    rate_limit_init(&device->byte_limit, options->byte_rate.per_second, options->byte_rate.burst);
     if (options->serial)
         memcpy(device->serial, options->serial, strlen(options->serial));
     atomic_init(&device->wce, BLK_WCE_AS_NEGOTIATED);

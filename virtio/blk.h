@@ -9,6 +9,8 @@
 
 #include "blockdev.h"
 #include "queue_thread.h"
+#include "rate_limit.h"
+#include "virtio_blk.h"
 #include "virtio_device.h"
 #include "virtqueue.h"
 
@@ -43,10 +45,13 @@ struct blk_range {
 struct blk_slot {
     struct blk_request request;
     struct blk_vq *queue;
-    bool in_flight;
+    bool in_flight; /* the chain is ours */
+    uint64_t taken; /* when, in nanoseconds; with measure alone */
+    bool kept;      /* it failed, and waits to be carried out again */
     uint16_t head;
     uint8_t *status;                      /* in guest memory */
     uint32_t written, written_on_failure; /* for the used ring */
+    uint64_t bytes;                       /* for the counters */
     unsigned range, range_count;
     struct blk_range ranges[BLK_RANGES_MAX];
 };
@@ -56,8 +61,14 @@ struct blk_vq {
     struct blk_device *device;
     struct blk_queue *engine;
     struct blk_slot *slots;
-    struct iovec *iov; /* BLK_QUEUE_SIZE entries a slot */
-    unsigned in_flight;
+    struct iovec *iov;  /* BLK_QUEUE_SIZE entries a slot */
+    unsigned in_flight; /* given to the engine */
+    unsigned kept;
+    /* The queue's thread alone writes them. */
+    struct {
+        _Atomic uint64_t requests, errors, bytes;
+        _Atomic uint64_t latency[VIRTIO_BLK_LATENCIES];
+    } counters[VIRTIO_BLK_KINDS];
 };
 
 enum { BLK_WCE_AS_NEGOTIATED = -1 };
@@ -67,14 +78,23 @@ struct blk_device {
     struct blk *blk;
     bool read_only;
     bool discard;
+    bool measure;
     char serial[VIRTIO_BLK_ID_BYTES];
     atomic_int wce; /* what the driver wrote into the configuration, or BLK_WCE_AS_NEGOTIATED */
+    enum virtio_blk_on_error on_read_error, on_write_error;
+    void (*halted)(void *opaque, const char *request, int error);
+    void (*failed)(void *opaque);
+    void *opaque;
+    struct rate_limit request_limit, byte_limit;
     unsigned queue_count;
     struct blk_vq queues[];
 };
 
 /* Whether a write may stay in a cache until a flush (section 5.2.5.2). Any thread. */
 bool blk_device_writeback(const struct blk_device *device);
+
+/* Forgets the requests that a stopped queue keeps. */
+void blk_request_drop_kept(struct blk_vq *queue);
 
 extern const struct queue_thread_ops blk_request_ops;
 

@@ -12,13 +12,22 @@
  * - everything else (bad length, beyond the end, too large, a write to a read-only disk, a failure
  *   of the image): IOERR.
  *
- * Each chain that was taken passes through finish() exactly once.
+ * Each chain that was taken passes through finish() exactly once, but for those that a reset finds
+ * kept: the driver has given these up.
+ *
+ * A request that failed may be kept (options on_read_error, on_write_error). Its slot, its iovec and
+ * its head stay as they are, and the device is halted: its queues take nothing more. Once somebody
+ * has cleared `halted`, each queue gives what it kept to the engine again.
  */
 #include "blk.h"
 
 #include "bytes.h"
 #include "checked.h"
 #include "iov.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <time.h>
 
 static struct blk_vq *from_thread(const struct queue_thread *qt)
 {
@@ -36,6 +45,82 @@ static void finish(struct blk_slot *slot, uint8_t status)
                    status == VIRTIO_BLK_S_OK ? slot->written : slot->written_on_failure);
 }
 
+/* ---- how fast ---- */
+
+enum { NS_PER_MS = 1000000 };
+
+static bool is_limited(const struct blk_device *device)
+{
+    return device->request_limit.per_second > 0 || device->byte_limit.per_second > 0;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 * NS_PER_MS + (uint64_t)now.tv_nsec;
+}
+
+/* Nanoseconds until the next request may be taken. */
+static uint64_t wait_time(const struct blk_device *device)
+{
+    uint64_t now;
+
+    if (!is_limited(device))
+        return 0;
+    now = now_ns();
+    return max_u64(rate_limit_delay(&device->request_limit, now),
+                   rate_limit_delay(&device->byte_limit, now));
+}
+
+static void account(struct blk_device *device, uint64_t bytes)
+{
+    uint64_t now;
+
+    if (!is_limited(device))
+        return;
+    now = now_ns();
+    rate_limit_take(&device->request_limit, 1, now);
+    rate_limit_take(&device->byte_limit, bytes, now);
+}
+
+/* ---- what is counted ---- */
+
+/* One thread writes, others read. */
+static void add(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+/* The least n with `ns` below 2^n microseconds, or the last. */
+static unsigned latency_class(uint64_t ns)
+{
+    uint64_t us = ns / 1000;
+    unsigned n = us == 0 ? 0 : 64 - (unsigned)__builtin_clzll(us);
+
+    return n < VIRTIO_BLK_LATENCIES ? n : VIRTIO_BLK_LATENCIES - 1;
+}
+
+static void count(struct blk_slot *slot, bool is_error)
+{
+    static const enum virtio_blk_kind kinds[] = {[BLK_READ] = VIRTIO_BLK_READS,
+                                                 [BLK_WRITE] = VIRTIO_BLK_WRITES,
+                                                 [BLK_FLUSH] = VIRTIO_BLK_FLUSHES,
+                                                 [BLK_DISCARD] = VIRTIO_BLK_DISCARDS,
+                                                 [BLK_WRITE_ZEROES] = VIRTIO_BLK_ZEROES};
+    struct blk_vq *queue = slot->queue;
+    enum virtio_blk_kind kind = kinds[slot->request.op];
+
+    add(&queue->counters[kind].requests, 1);
+    add(&queue->counters[kind].errors, is_error);
+    if (!is_error)
+        add(&queue->counters[kind].bytes, slot->bytes);
+    if (queue->device->measure)
+        add(&queue->counters[kind].latency[latency_class(now_ns() - slot->taken)], 1);
+}
+
 /* ---- the engine's answers ---- */
 
 static void submit_range(struct blk_slot *slot)
@@ -50,21 +135,92 @@ static void submit_range(struct blk_slot *slot)
     blk_submit(slot->queue->engine, &slot->request);
 }
 
+static bool is_kept_after(const struct blk_slot *slot, int error)
+{
+    const struct blk_device *device = slot->queue->device;
+
+    if (error == -EPERM) /* a refusal, which no second try changes */
+        return false;
+    switch (slot->request.op == BLK_READ ? device->on_read_error : device->on_write_error) {
+    case VIRTIO_BLK_HALT_NO_SPACE:
+        return error == -ENOSPC || error == -EDQUOT;
+    case VIRTIO_BLK_HALT:
+        return true;
+    case VIRTIO_BLK_REPORT:
+        break;
+    }
+    return false;
+}
+
+static void keep(struct blk_slot *slot, int error)
+{
+    static const char *const names[] = {
+        [BLK_READ] = "read",
+        [BLK_WRITE] = "write",
+        [BLK_FLUSH] = "flush",
+        [BLK_DISCARD] = "discard",
+        [BLK_WRITE_ZEROES] = "write-zeroes",
+    };
+    struct blk_vq *queue = slot->queue;
+    struct blk_device *device = queue->device;
+
+    slot->kept = true;
+    queue->kept++;
+    queue->in_flight--;
+    if (!atomic_exchange(&device->dev.halted, true))
+        device->halted(device->opaque, names[slot->request.op], error);
+}
+
 static void request_done(struct blk_request *request, int result)
 {
     struct blk_slot *slot = request->opaque;
 
-    if (result == 0 && slot->range < slot->range_count) {
+    if (result == 0 && slot->range < slot->range_count)
         submit_range(slot);
-        return;
+    else if (result < 0 && is_kept_after(slot, result))
+        keep(slot, result);
+    else {
+        if (result < 0 && slot->queue->device->failed)
+            slot->queue->device->failed(slot->queue->device->opaque);
+        count(slot, result < 0);
+        finish(slot, result == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
     }
-    finish(slot, result == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+}
+
+static void resubmit_kept(struct blk_vq *queue)
+{
+    for (unsigned i = 0; i < BLK_QUEUE_SIZE && queue->kept > 0; i++) {
+        struct blk_slot *slot = &queue->slots[i];
+
+        if (!slot->kept)
+            continue;
+        slot->kept = false;
+        queue->kept--;
+        queue->in_flight++;
+        slot->range = 0;
+        if (slot->range_count > 0)
+            submit_range(slot);
+        else
+            blk_submit(queue->engine, &slot->request);
+    }
+}
+
+void blk_request_drop_kept(struct blk_vq *queue)
+{
+    for (unsigned i = 0; i < BLK_QUEUE_SIZE && queue->kept > 0; i++) {
+        struct blk_slot *slot = &queue->slots[i];
+
+        if (!slot->kept)
+            continue;
+        slot->kept = slot->in_flight = false;
+        queue->kept--;
+    }
 }
 
 /* ---- what each type means: true when the engine has it, else *status is the answer ---- */
 
 static bool start_data(struct blk_slot *slot, enum blk_op op, uint64_t sector, struct iovec *iov,
-                       unsigned count, uint64_t bytes, uint8_t *status)
+                       unsigned entries, uint64_t bytes, uint8_t *status)
 {
     const struct blk_device *device = slot->queue->device;
     uint64_t offset, end;
@@ -79,14 +235,16 @@ static bool start_data(struct blk_slot *slot, enum blk_op op, uint64_t sector, s
     slot->request.offset = offset;
     slot->request.length = bytes;
     slot->request.iov = iov;
-    slot->request.iovcnt = (int)count;
+    slot->request.iovcnt = (int)entries;
+    slot->bytes = bytes;
+    account(slot->queue->device, bytes);
     blk_submit(slot->queue->engine, &slot->request);
     return true;
 }
 
 /* Copies the ranges of a discard or write-zeroes request; VIRTIO_BLK_S_OK or the answer. */
 static uint8_t copy_ranges(struct blk_slot *slot, uint32_t type, const struct iovec *iov,
-                           unsigned count, uint64_t bytes)
+                           unsigned entries, uint64_t bytes)
 {
     const struct blk_device *device = slot->queue->device;
     struct virtio_blk_discard_write_zeroes raw[BLK_RANGES_MAX];
@@ -95,7 +253,7 @@ static uint8_t copy_ranges(struct blk_slot *slot, uint32_t type, const struct io
 
     if (bytes == 0 || bytes % sizeof(raw[0]) != 0 || bytes > sizeof(raw))
         return VIRTIO_BLK_S_IOERR;
-    iov_to_buf(iov, (int)count, 0, raw, (size_t)bytes);
+    iov_to_buf(iov, (int)entries, 0, raw, (size_t)bytes);
     slot->range = 0;
     slot->range_count = (unsigned)(bytes / sizeof(raw[0]));
     for (unsigned i = 0; i < slot->range_count; i++) {
@@ -107,6 +265,7 @@ static uint8_t copy_ranges(struct blk_slot *slot, uint32_t type, const struct io
             return VIRTIO_BLK_S_UNSUPP;
         range->length = (uint64_t)sectors * BLK_SECTOR_SIZE;
         range->unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+        slot->bytes += range->length;
         if (sectors > BLK_RANGE_SECTORS_MAX ||
             !mul_u64(le64toh(raw[i].sector), BLK_SECTOR_SIZE, &range->offset) ||
             !add_u64(range->offset, range->length, &end) || end > blk_length(device->blk))
@@ -116,7 +275,7 @@ static uint8_t copy_ranges(struct blk_slot *slot, uint32_t type, const struct io
 }
 
 static bool start_ranges(struct blk_slot *slot, uint32_t type, const struct iovec *iov,
-                         unsigned count, uint64_t bytes, uint8_t *status)
+                         unsigned entries, uint64_t bytes, uint8_t *status)
 {
     const struct blk_device *device = slot->queue->device;
     unsigned feature =
@@ -125,7 +284,7 @@ static bool start_ranges(struct blk_slot *slot, uint32_t type, const struct iove
     *status = VIRTIO_BLK_S_UNSUPP;
     if (!(device->dev.features & (1ULL << feature)))
         return false;
-    *status = copy_ranges(slot, type, iov, count, bytes);
+    *status = copy_ranges(slot, type, iov, entries, bytes);
     if (*status != VIRTIO_BLK_S_OK)
         return false;
     slot->request.op = type == VIRTIO_BLK_T_DISCARD ? BLK_DISCARD : BLK_WRITE_ZEROES;
@@ -133,6 +292,7 @@ static bool start_ranges(struct blk_slot *slot, uint32_t type, const struct iove
         type == VIRTIO_BLK_T_WRITE_ZEROES && !blk_device_writeback(device) ? BLK_REQ_FUA : 0;
     slot->request.iov = NULL;
     slot->request.iovcnt = 0;
+    account(slot->queue->device, 0);
     submit_range(slot);
     return true;
 }
@@ -144,6 +304,7 @@ static void start_flush(struct blk_slot *slot)
     slot->request.offset = slot->request.length = 0;
     slot->request.iov = NULL;
     slot->request.iovcnt = 0;
+    account(slot->queue->device, 0);
     blk_submit(slot->queue->engine, &slot->request);
 }
 
@@ -192,6 +353,7 @@ static void start(struct blk_slot *slot, struct virtqueue_chain *chain)
      * the status byte alone only where nothing precedes it. */
     slot->written = slot->written_on_failure = in_bytes == 0;
     slot->range = slot->range_count = 0;
+    slot->bytes = 0;
 
     switch (le32toh(header.type)) {
     case VIRTIO_BLK_T_IN:
@@ -246,6 +408,7 @@ static int take(struct blk_vq *queue)
     if (chain.readable_bytes < sizeof(struct virtio_blk_outhdr) || chain.writable_bytes == 0)
         return virtqueue_fail(vq);
     slot->in_flight = true;
+    slot->taken = queue->device->measure ? now_ns() : 0;
     slot->head = head;
     slot->queue = queue;
     slot->request.done = request_done;
@@ -263,8 +426,11 @@ static int serve(struct queue_thread *qt, bool drain)
     unsigned taken = 0, completed;
     int ret = 0;
 
+    if (!drain && queue->kept > 0)
+        resubmit_kept(queue);
     /* At most a ring full a round, so that completions and a stop get their turn. */
-    while (!drain && taken < BLK_QUEUE_SIZE && (ret = take(queue)) > 0)
+    while (!drain && taken < BLK_QUEUE_SIZE && wait_time(queue->device) == 0 &&
+           (ret = take(queue)) > 0)
         taken++;
     completed = queue->in_flight > 0 ? blk_queue_complete(queue->engine) : 0;
     queue_thread_publish(qt);
@@ -276,6 +442,14 @@ static bool busy(const struct queue_thread *qt)
     return from_thread(qt)->in_flight > 0;
 }
 
+/* Also after a round that was cut short for the ring being empty: then for once in vain. */
+static int delay(const struct queue_thread *qt)
+{
+    uint64_t ns = wait_time(from_thread(qt)->device);
+
+    return ns == 0 ? -1 : (int)min_u64(div_round_up(ns, NS_PER_MS), INT_MAX);
+}
+
 static int event_fd(const struct queue_thread *qt)
 {
     return blk_queue_fd(from_thread(qt)->engine);
@@ -284,5 +458,6 @@ static int event_fd(const struct queue_thread *qt)
 const struct queue_thread_ops blk_request_ops = {
     .serve = serve,
     .busy = busy,
+    .delay = delay,
     .event_fd = event_fd,
 };

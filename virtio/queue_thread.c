@@ -7,7 +7,8 @@
  * and rings.
  *
  * When the driver breaks a rule the device needs a reset: every queue of the device stops taking
- * chains, completes what it had taken, and waits to be stopped.
+ * chains, completes what it had taken, and waits to be stopped. A device that is halted stops taking
+ * chains likewise, until whoever clears `halted` rings.
  */
 #include "queue_thread.h"
 
@@ -62,19 +63,25 @@ void queue_thread_publish(struct queue_thread *qt)
         qt->dev->transport->interrupt_queue(qt->dev, qt->index);
 }
 
-/* Serves until there is nothing to do but to wait. */
-static void serve_all(struct queue_thread *qt)
+/* Serves until there is nothing to do but to wait; returns for how many milliseconds, -1: an event. */
+static int serve_all(struct queue_thread *qt)
 {
     virtqueue_notify_disable(qt->vq);
     for (;;) {
-        bool drain = atomic_load(&qt->stopping) || atomic_load(&qt->dev->broken);
+        bool drain = atomic_load(&qt->stopping) || atomic_load(&qt->dev->broken) ||
+                     atomic_load(&qt->dev->halted);
         int ret = qt->ops->serve(qt, drain);
 
         if (ret < 0) {
             virtio_device_fail(qt->dev);
         } else if (ret == 0) {
+            int delay = drain || !qt->ops->delay ? -1 : qt->ops->delay(qt);
+
+            /* What waits in the ring is known: the driver need not tell. */
+            if (delay >= 0)
+                return delay;
             if (drain || !virtqueue_notify_enable(qt->vq))
-                return;
+                return -1;
             virtqueue_notify_disable(qt->vq);
         }
     }
@@ -89,11 +96,11 @@ static void *queue_main(void *arg)
     pthread_setname_np(pthread_self(), name);
     for (;;) {
         struct epoll_event events[2];
+        int delay = serve_all(qt);
 
-        serve_all(qt);
         if (atomic_load(&qt->stopping) && !qt->ops->busy(qt))
             return NULL;
-        epoll_wait(qt->epoll, events, 2, -1);
+        epoll_wait(qt->epoll, events, 2, delay);
     }
 }
 

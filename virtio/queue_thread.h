@@ -25,8 +25,11 @@ struct queue_thread_ops {
      * once, 0 when there is nothing to do until an event, and -EPROTO when the driver broke a rule.
      */
     int (*serve)(struct queue_thread *qt, bool drain);
-    /* Whether chains were taken and not yet given back. */
+    /* Whether chains are being worked on: taken, and neither given back nor put aside. */
     bool (*busy)(const struct queue_thread *qt);
+    /* Milliseconds until serve() goes on though no event comes; -1: only an event makes it. NULL: always
+     * -1. Asked when serve() has nothing to do. */
+    int (*delay)(const struct queue_thread *qt);
     /* Polls readable when serve() has something to complete; -1: serve() completes all it takes. */
     int (*event_fd)(const struct queue_thread *qt);
 };
@@ -51,8 +54,8 @@ void queue_thread_destroy(struct queue_thread *qt);
 
 /* Runs the thread; the virtqueue was started. 0 or a negative errno value. */
 int queue_thread_start(struct queue_thread *qt);
-/* Takes nothing new, waits until all that was taken is given back, ends the thread. Harmless when
- * it does not run. */
+/* Takes nothing new, waits until the device is not busy, ends the thread. Harmless when it does not
+ * run. */
 void queue_thread_stop(struct queue_thread *qt);
 
 /* Sends the queue's interrupt if virtqueue_publish() asks for it. */

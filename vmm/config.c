@@ -31,9 +31,12 @@ void config_destroy(struct vm_config *config)
         free(config->disks[i].path);
         free(config->disks[i].format);
         free(config->disks[i].serial);
+        secret_wipe(&config->disks[i].key);
     }
     free(config->console_path);
     free(config->backing_root);
+    free(config->tmpdir);
+    free(config->stats);
     *config = (struct vm_config){0};
 }
 

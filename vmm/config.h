@@ -7,6 +7,7 @@
 
 #include "err.h"
 #include "log.h"
+#include "secret.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,16 +15,36 @@
 /* Device numbers 1..31 of bus 0; the host bridge is 0 and the entropy device takes one. */
 enum { CONFIG_MAX_DISKS = 30, CONFIG_MAX_CPUS = 64 };
 
+/* What becomes of a request of the guest that the image could not carry out. */
+enum disk_on_error {
+    DISK_ERROR_REPORT, /* the guest sees an I/O error */
+    DISK_ERROR_STOP,   /* the machine pauses, and tries again when it is told to */
+    DISK_ERROR_ENOSPC, /* STOP when the host has no space left, else REPORT */
+};
+
+/* Where what the guest writes goes instead of into the image. */
+enum disk_ephemeral { DISK_EPHEMERAL_OFF, DISK_EPHEMERAL_FILE, DISK_EPHEMERAL_RAM };
+
 enum disk_cache { DISK_CACHE_WRITEBACK, DISK_CACHE_DIRECT, DISK_CACHE_UNSAFE };
+
+/* 0 a second: no limit; a burst of 0: what a tenth of a second brings. */
+struct disk_rate {
+    uint64_t per_second, burst;
+};
 
 struct disk_config {
     char *path;
-    char *format; /* "qcow2", "raw" or NULL: probe */
-    char *serial; /* or NULL */
+    char *format;      /* "qcow2", "raw" or NULL: probe */
+    char *serial;      /* or NULL */
+    struct secret key; /* of an encrypted image and those below it; or none */
     bool readonly;
-    bool discard;    /* default on */
-    unsigned queues; /* 0: one for each vCPU, at most 8 */
+    bool discard;            /* default on */
+    uint64_t metadata_cache; /* bytes; 0: the engine's default */
+    unsigned queues;         /* 0: one for each vCPU, at most 8 */
     enum disk_cache cache;
+    enum disk_ephemeral ephemeral;
+    struct disk_rate requests, bytes;
+    enum disk_on_error rerror, werror; /* of reads; of all else */
 };
 
 enum console_kind { CONSOLE_STDIO, CONSOLE_NULL, CONSOLE_FILE, CONSOLE_PTY };
@@ -45,6 +66,8 @@ struct vm_config {
     enum log_level log_level;
     bool quiet;
     char *backing_root; /* or NULL */
+    char *tmpdir;       /* of ephemeral disks; NULL: the environment's TMPDIR, or else /var/tmp */
+    char *stats;        /* a file for what the disks have done, or NULL */
     bool test_device;   /* the exit port of bare-metal test guests */
     bool sandbox;       /* seccomp once everything is open; default on */
 };

@@ -19,6 +19,7 @@
 
 #include "console_backend.h"
 #include "console_escape.h"
+#include "halt.h"
 #include "log.h"
 #include "serial.h"
 #include "terminal.h"
@@ -48,6 +49,7 @@ struct console {
     bool say_escape;
     struct serial *serial;
     struct life *life;
+    struct halt *halt;
     int wake_fd;
     pthread_t thread;
     bool started;
@@ -195,6 +197,7 @@ static void deliver(struct console *console)
 static void print_keys(void)
 {
     static const char text[] = "\nminivmm keys: Ctrl-A x  end the machine\n"
+                               "              Ctrl-A c  let a paused machine go on\n"
                                "              Ctrl-A a  send Ctrl-A (also Ctrl-A Ctrl-A)\n"
                                "              Ctrl-A h  this list\n";
 
@@ -214,6 +217,9 @@ static void take_typed(struct console *console, uint8_t byte)
         break;
     case CONSOLE_KEY_QUIT:
         life_post(console->life, LIFE_SIGNAL, SIGINT);
+        break;
+    case CONSOLE_KEY_CONTINUE:
+        halt_post(console->halt, HALT_OVER);
         break;
     case CONSOLE_KEY_HELP:
         print_keys();
@@ -387,8 +393,13 @@ int console_open(const struct vm_config *config, struct console **out, struct er
     return 0;
 }
 
+bool console_has_keys(const struct console *console)
+{
+    return console->escape.enabled;
+}
+
 int console_start(struct console *console, struct serial *serial, struct life *life,
-                  struct err *err)
+                  struct halt *halt, struct err *err)
 {
     int rc;
 
@@ -396,6 +407,7 @@ int console_start(struct console *console, struct serial *serial, struct life *l
         return 0;
     console->serial = serial;
     console->life = life;
+    console->halt = halt;
     rc = pthread_create(&console->thread, NULL, console_thread, console);
     if (rc != 0)
         return err_set_errno(err, -rc, "cannot start the console thread");

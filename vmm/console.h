@@ -15,18 +15,24 @@
 #include "err.h"
 #include "life.h"
 
+#include <stdbool.h>
+
 struct console;
+struct halt;
 struct serial;
 
 /* Opens the backend that `config` names; creates or empties the file, says the pty's path on
  * standard error. The terminal is not touched yet. `life` is borrowed: Ctrl-A x posts LIFE_SIGNAL
- * with SIGINT. */
+ * with SIGINT to the life, Ctrl-A c HALT_OVER to the halt that console_start() is given. */
 int console_open(const struct vm_config *config, struct console **out, struct err *err);
 
-/* Connects the UART, puts the terminal into raw mode and starts the thread. `serial` and `life` are
- * borrowed until console_stop. */
+/* Connects the UART, puts the terminal into raw mode and starts the thread. `serial`, `life` and
+ * `halt` are borrowed until console_stop. */
 int console_start(struct console *console, struct serial *serial, struct life *life,
-                  struct err *err);
+                  struct halt *halt, struct err *err);
+
+/* Whether Ctrl-A and a key mean something. */
+bool console_has_keys(const struct console *console);
 
 /* After SIGCONT: the shell may have given the terminal back, or taken it away. */
 void console_resume(struct console *console);

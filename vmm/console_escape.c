@@ -14,6 +14,8 @@ enum console_key console_escape_feed(struct console_escape *escape, uint8_t *byt
     switch (*byte) {
     case 'x':
         return CONSOLE_KEY_QUIT;
+    case 'c':
+        return CONSOLE_KEY_CONTINUE;
     case 'h':
     case '?':
         return CONSOLE_KEY_HELP;

@@ -2,6 +2,7 @@
  * console_escape.h - the keys that are for minivmm and not for the guest: Ctrl-A and one more.
  *
  *   Ctrl-A x               ends the machine
+ *   Ctrl-A c               lets a paused machine go on
  *   Ctrl-A a, Ctrl-A Ctrl-A   sends one Ctrl-A
  *   Ctrl-A h, Ctrl-A ?     lists these keys
  *
@@ -17,6 +18,7 @@ enum console_key {
     CONSOLE_KEY_NONE, /* swallowed */
     CONSOLE_KEY_BYTE, /* for the guest: *byte */
     CONSOLE_KEY_QUIT,
+    CONSOLE_KEY_CONTINUE,
     CONSOLE_KEY_HELP,
 };
 

@@ -1,6 +1,8 @@
 #include "events.h"
 
 #include "console.h"
+#include "halt.h"
+#include "machine.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -14,7 +16,7 @@ enum { NS_PER_SECOND = 1000000000 };
 
 sigset_t events_signals(void)
 {
-    static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCONT};
+    static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCONT, SIGUSR1};
     sigset_t set;
 
     sigemptyset(&set);
@@ -70,32 +72,62 @@ void events_close(struct events *events)
         close(events->timer_fd);
 }
 
-static void take_signal(int fd, struct life *life, struct console *console)
+/* What the main thread acts on. */
+struct targets {
+    struct life *life;
+    struct halt *halt;
+    struct machine *machine;
+    struct console *console;
+};
+
+static void take_signal(int fd, const struct targets *targets)
 {
     struct signalfd_siginfo info;
 
     if (read(fd, &info, sizeof(info)) != sizeof(info))
         return;
-    if (info.ssi_signo == SIGCONT)
-        console_resume(console);
-    else
-        life_post(life, LIFE_SIGNAL, (int)info.ssi_signo);
+    if (info.ssi_signo == SIGCONT) {
+        console_resume(targets->console);
+        machine_resume(targets->machine);
+    } else if (info.ssi_signo == SIGUSR1) {
+        machine_write_stats(targets->machine);
+    } else {
+        life_post(targets->life, LIFE_SIGNAL, (int)info.ssi_signo);
+    }
 }
 
-void events_wait(const struct events *events, struct life *life, struct console *console)
+static void take_halt(const struct targets *targets)
 {
-    struct pollfd fds[] = {
-        {.fd = life_fd(life), .events = POLLIN},
-        {.fd = events->signal_fd, .events = POLLIN},
-        {.fd = events->timer_fd, .events = POLLIN},
+    unsigned posted = halt_take(targets->halt);
+
+    /* In this order: who says that the machine shall go on has not seen the halt that came with it,
+     * and a disk that still cannot go on halts again. */
+    if (posted & HALT_WANTED)
+        machine_pause(targets->machine, console_has_keys(targets->console));
+    if (posted & HALT_OVER)
+        machine_resume(targets->machine);
+}
+
+void events_wait(const struct events *events, struct life *life, struct halt *halt,
+                 struct machine *machine, struct console *console)
+{
+    const struct targets targets = {life, halt, machine, console};
+    enum { END, SIGNAL, TIMER, HALT, COUNT };
+    struct pollfd fds[COUNT] = {
+        [END] = {.fd = life_fd(life), .events = POLLIN},
+        [SIGNAL] = {.fd = events->signal_fd, .events = POLLIN},
+        [TIMER] = {.fd = events->timer_fd, .events = POLLIN},
+        [HALT] = {.fd = halt_fd(halt), .events = POLLIN},
     };
 
     while (life_event(life) == LIFE_RUNNING) {
-        if (poll(fds, 3, -1) <= 0)
+        if (poll(fds, COUNT, -1) <= 0)
             continue;
-        if (fds[1].revents)
-            take_signal(events->signal_fd, life, console);
-        if (fds[2].revents)
+        if (fds[SIGNAL].revents)
+            take_signal(events->signal_fd, &targets);
+        if (fds[TIMER].revents)
             life_post(life, LIFE_TIMEOUT, 0);
+        if (fds[HALT].revents)
+            take_halt(&targets);
     }
 }

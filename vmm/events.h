@@ -14,8 +14,10 @@
 #include <stdint.h>
 
 struct console;
+struct halt;
+struct machine;
 
-/* The signals that end a machine (HUP, INT, QUIT, TERM), and CONT. */
+/* The signals that end a machine (HUP, INT, QUIT, TERM), CONT, and USR1. */
 sigset_t events_signals(void);
 
 /* Blocks those until they are read from events; ignores the ones that would hurt: PIPE, TTIN, TTOU. */
@@ -32,8 +34,10 @@ struct events {
 int events_open(struct events *events, uint64_t deadline, struct err *err);
 void events_close(struct events *events);
 
-/* Returns once something was posted to `life`, by itself if a signal or the timeout comes first. SIGCONT
- * goes to the console. */
-void events_wait(const struct events *events, struct life *life, struct console *console);
+/* Returns once something was posted to `life`, by itself if a signal or the timeout comes first. Until
+ * then pauses and resumes the machine as `halt` says. SIGCONT goes to the console and resumes the
+ * machine; SIGUSR1 has it write its statistics. */
+void events_wait(const struct events *events, struct life *life, struct halt *halt,
+                 struct machine *machine, struct console *console);
 
 #endif

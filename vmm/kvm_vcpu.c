@@ -10,6 +10,7 @@
  *  - inside KVM_RUN: the signal (its handler does nothing) ends the call with EINTR, and a signal that
  *    arrives between KVM's test of immediate_exit and the entry is pending, which KVM tests last;
  *  - in a device: the access ends, and the loop tests `stop` before the next KVM_RUN.
+ * Pausing does the same with `paused`, and the thread waits where it would enter the guest again.
  * The kick signal is open in vCPU threads alone, and nothing else is.
  */
 #include "kvm_vcpu.h"
@@ -40,6 +41,9 @@ struct vcpu {
     struct kvm_run *run; /* shared with KVM */
     size_t run_size;
     atomic_bool stop;
+    atomic_bool paused; /* set with the lock held */
+    pthread_mutex_t lock;
+    pthread_cond_t resumed; /* not paused any more, or to stop */
     bool started;
     pthread_t thread;
 };
@@ -136,6 +140,8 @@ int vcpu_create(struct vm *vm, const struct vcpu_options *options, struct vcpu *
     if (!vcpu)
         return err_set_errno(err, -ENOMEM, "vCPU %u", options->index);
     vcpu->options = *options;
+    pthread_mutex_init(&vcpu->lock, NULL);
+    pthread_cond_init(&vcpu->resumed, NULL);
     vcpu->run = MAP_FAILED;
     vcpu->run_size = vm->run_size;
     vcpu->fd = ioctl(vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)options->index);
@@ -172,6 +178,8 @@ void vcpu_destroy(struct vcpu *vcpu)
         munmap(vcpu->run, vcpu->run_size);
     if (vcpu->fd >= 0)
         close(vcpu->fd);
+    pthread_cond_destroy(&vcpu->resumed);
+    pthread_mutex_destroy(&vcpu->lock);
     free(vcpu);
 }
 
@@ -306,6 +314,17 @@ static void handle_exit(const struct vcpu *vcpu)
     }
 }
 
+static void wait_while_paused(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    while (atomic_load(&vcpu->paused) && !atomic_load(&vcpu->stop))
+        pthread_cond_wait(&vcpu->resumed, &vcpu->lock);
+    pthread_mutex_unlock(&vcpu->lock);
+    /* Keeps the guest's watchdogs from taking the pause for a hang. A guest without kvmclock has
+     * nothing to be told, and the call fails. */
+    (void)kvm_ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, NULL);
+}
+
 static void *vcpu_main(void *opaque)
 {
     struct vcpu *vcpu = opaque;
@@ -316,8 +335,13 @@ static void *vcpu_main(void *opaque)
     if (vcpu->options.index == 0)
         startup_log();
     while (!atomic_load(&vcpu->stop) && life_event(vcpu->options.life) == LIFE_RUNNING) {
-        int r = ioctl(vcpu->fd, KVM_RUN, NULL) < 0 ? -errno : 0;
+        int r;
 
+        if (atomic_load(&vcpu->paused)) {
+            wait_while_paused(vcpu);
+            continue;
+        }
+        r = ioctl(vcpu->fd, KVM_RUN, NULL) < 0 ? -errno : 0;
         if (r == 0)
             handle_exit(vcpu);
         else if (r == -EFAULT)
@@ -346,13 +370,37 @@ int vcpu_start(struct vcpu *vcpu, struct err *err)
     return 0;
 }
 
-void vcpu_kick(struct vcpu *vcpu)
+static void leave_guest(struct vcpu *vcpu)
 {
-    atomic_store(&vcpu->stop, true);
-    if (!vcpu->started)
-        return;
     __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
     pthread_kill(vcpu->thread, kick_signal());
+}
+
+void vcpu_pause(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    atomic_store(&vcpu->paused, true);
+    pthread_mutex_unlock(&vcpu->lock);
+    leave_guest(vcpu);
+}
+
+void vcpu_resume(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+    atomic_store(&vcpu->paused, false);
+    pthread_cond_broadcast(&vcpu->resumed);
+    pthread_mutex_unlock(&vcpu->lock);
+}
+
+void vcpu_kick(struct vcpu *vcpu)
+{
+    pthread_mutex_lock(&vcpu->lock);
+    atomic_store(&vcpu->stop, true);
+    pthread_cond_broadcast(&vcpu->resumed);
+    pthread_mutex_unlock(&vcpu->lock);
+    if (vcpu->started)
+        leave_guest(vcpu);
 }
 
 void vcpu_join(struct vcpu *vcpu)

@@ -1,7 +1,7 @@
 /*
  * kvm_vcpu.h - one virtual processor and its thread.
  *
- * Life: create -> [set_boot_state] -> start -> (kick and join) -> destroy. The first vCPU boots; the
+ * Life: create -> [set_boot_state] -> start -> (pause <-> resume) -> (kick and join) -> destroy. The first vCPU boots; the
  * others wait for its start-up message, as on a PC.
  *
  * Threads: all calls from the main thread. The vCPU thread calls the devices on the buses, and posts
@@ -37,6 +37,10 @@ void vcpu_destroy(struct vcpu *vcpu);
 int vcpu_set_boot_state(struct vcpu *vcpu, const struct boot_registers *registers, struct err *err);
 
 int vcpu_start(struct vcpu *vcpu, struct err *err);
+/* Makes the thread leave the guest and wait, until vcpu_resume(); returns at once. An access to a
+ * device may still be under way. Between vcpu_start() and vcpu_kick(). */
+void vcpu_pause(struct vcpu *vcpu);
+void vcpu_resume(struct vcpu *vcpu);
 /* Makes the thread leave the guest and end, wherever it is; returns at once. */
 void vcpu_kick(struct vcpu *vcpu);
 /* Waits for the thread, after vcpu_kick(). Harmless when it was never started. */

@@ -15,18 +15,22 @@
 #include "kvm_vcpu.h"
 #include "kvm_vm.h"
 #include "layout.h"
+#include "log.h"
 #include "memory.h"
 #include "pci_root.h"
 #include "platform.h"
+#include "stats.h"
 #include "virtio_pci.h"
 #include "virtio_rng.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 struct machine {
     const struct vm_config *config;
     struct life *life;
+    struct halt *halt;
     struct memory memory;
     struct vm *vm;
     struct bus pio, mmio;
@@ -35,6 +39,8 @@ struct machine {
     struct disks *disks;
     unsigned vcpu_count;
     struct vcpu *vcpus[CONFIG_MAX_CPUS];
+    bool paused;
+    int stats_fd; /* -1: none */
 };
 
 static void reset_read(void *device, uint64_t offset, void *data, unsigned len)
@@ -93,7 +99,7 @@ static int add_entropy(struct machine *m, struct err *err)
 /* Disks take device numbers 1, 2, ... in their order; the entropy device follows. */
 static int add_devices(struct machine *m, struct err *err)
 {
-    int r = disks_open(m->config, &m->disks, err);
+    int r = disks_open(m->config, m->halt, &m->disks, err);
 
     for (unsigned i = 0; r == 0 && i < m->config->disk_count; i++) {
         struct pci_function *fn;
@@ -144,8 +150,8 @@ static int load_kernel(struct machine *m, struct err *err)
     return r < 0 ? r : vcpu_set_boot_state(m->vcpus[0], &registers, err);
 }
 
-int machine_create(const struct vm_config *config, struct life *life, struct machine **out,
-                   struct err *err)
+int machine_create(const struct vm_config *config, struct life *life, struct halt *halt,
+                   struct machine **out, struct err *err)
 {
     struct machine *m = calloc(1, sizeof(*m));
     int r;
@@ -154,6 +160,8 @@ int machine_create(const struct vm_config *config, struct life *life, struct mac
         return err_set_errno(err, -ENOMEM, "machine");
     m->config = config;
     m->life = life;
+    m->halt = halt;
+    m->stats_fd = -1;
     if (config->cpus == 0 || config->cpus > CONFIG_MAX_CPUS)
         r = err_set(err, -EINVAL, "a machine has 1 to %d CPUs", CONFIG_MAX_CPUS);
     else
@@ -172,6 +180,8 @@ int machine_create(const struct vm_config *config, struct life *life, struct mac
         r = add_vcpus(m, err);
     if (r == 0)
         r = load_kernel(m, err);
+    if (r == 0)
+        r = stats_open(config->stats, &m->stats_fd, err);
     if (r < 0) {
         machine_destroy(m, NULL);
         return r;
@@ -198,14 +208,43 @@ int machine_start(struct machine *machine, struct err *err)
     return 0;
 }
 
+void machine_pause(struct machine *machine, bool keys)
+{
+    for (unsigned i = 0; !machine->paused && i < machine->vcpu_count; i++)
+        vcpu_pause(machine->vcpus[i]);
+    machine->paused = true;
+    disks_report_halts(machine->disks, keys);
+}
+
+void machine_resume(struct machine *machine)
+{
+    if (!machine->paused)
+        return;
+    machine->paused = false;
+    log_info("the machine goes on");
+    disks_retry(machine->disks);
+    for (unsigned i = 0; i < machine->vcpu_count; i++)
+        vcpu_resume(machine->vcpus[i]);
+}
+
+void machine_write_stats(struct machine *machine)
+{
+    stats_write(machine->stats_fd, machine->disks);
+}
+
 int machine_stop(struct machine *machine, struct err *err)
 {
+    int r;
+
     for (unsigned i = 0; i < machine->vcpu_count; i++)
         vcpu_kick(machine->vcpus[i]);
     for (unsigned i = 0; i < machine->vcpu_count; i++)
         vcpu_join(machine->vcpus[i]);
     pci_root_reset(machine->pci);
-    return disks_flush(machine->disks, err);
+    r = disks_flush(machine->disks, err);
+    if (machine->stats_fd >= 0)
+        machine_write_stats(machine);
+    return r;
 }
 
 int machine_destroy(struct machine *machine, struct err *err)
@@ -221,6 +260,8 @@ int machine_destroy(struct machine *machine, struct err *err)
     r = disks_close(machine->disks, err);
     vm_destroy(machine->vm);
     memory_destroy(&machine->memory);
+    if (machine->stats_fd >= 0)
+        close(machine->stats_fd);
     free(machine);
     return r;
 }

@@ -7,6 +7,7 @@
 #include "config.h"
 #include "console.h"
 #include "events.h"
+#include "halt.h"
 #include "life.h"
 #include "log.h"
 #include "machine.h"
@@ -69,15 +70,15 @@ static void report_end(const struct life *life)
 
 /* Everything between the first and the last guest instruction; 0 or -1 when it did not start. */
 static int run_until_end(const struct run *run, struct machine *machine, struct life *life,
-                         const struct events *events, struct err *err)
+                         struct halt *halt, const struct events *events, struct err *err)
 {
-    if (console_start(run->console, machine_com1(machine), life, err) < 0)
+    if (console_start(run->console, machine_com1(machine), life, halt, err) < 0)
         return -1;
     if ((run->config->sandbox && sandbox_enter(err) < 0) || machine_start(machine, err) < 0) {
         console_stop(run->console);
         return -1;
     }
-    events_wait(events, life, run->console);
+    events_wait(events, life, halt, machine, run->console);
     return 0;
 }
 
@@ -101,15 +102,15 @@ static bool shut_down(struct machine *machine, struct console *console)
 }
 
 /* One machine from its creation to its end: the exit status. */
-static int run_machine_with(const struct run *run, struct life *life, const struct events *events,
-                            bool *rebooted)
+static int run_machine_with(const struct run *run, struct life *life, struct halt *halt,
+                            const struct events *events, bool *rebooted)
 {
     struct machine *machine = NULL;
     struct err err;
     bool clean;
 
-    if (machine_create(run->config, life, &machine, &err) < 0 ||
-        run_until_end(run, machine, life, events, &err) < 0) {
+    if (machine_create(run->config, life, halt, &machine, &err) < 0 ||
+        run_until_end(run, machine, life, halt, events, &err) < 0) {
         (void)machine_destroy(machine, NULL);
         return fail_start(&err);
     }
@@ -124,6 +125,7 @@ static int run_machine(void *opaque, bool *rebooted)
     const struct run *run = opaque;
     struct events events;
     struct life life;
+    struct halt halt;
     struct err err;
     int rc = life_init(&life);
     int status;
@@ -132,11 +134,17 @@ static int run_machine(void *opaque, bool *rebooted)
         (void)err_set_errno(&err, rc, "cannot create an eventfd");
         return fail_start(&err);
     }
-    if (events_open(&events, run->deadline, &err) < 0) {
+    rc = halt_init(&halt);
+    if (rc < 0) {
+        (void)err_set_errno(&err, rc, "cannot create an eventfd");
         status = fail_start(&err);
+    } else if (events_open(&events, run->deadline, &err) < 0) {
+        status = fail_start(&err);
+        halt_destroy(&halt);
     } else {
-        status = run_machine_with(run, &life, &events, rebooted);
+        status = run_machine_with(run, &life, &halt, &events, rebooted);
         events_close(&events);
+        halt_destroy(&halt);
     }
     life_destroy(&life);
     return status;

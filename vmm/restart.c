@@ -48,7 +48,7 @@ static int attend(pid_t child, int *ended_by)
         if (sig <= 0 || sig == SIGCHLD)
             continue;
         (void)kill(child, sig);
-        if (sig != SIGCONT && *ended_by == 0)
+        if (sig != SIGCONT && sig != SIGUSR1 && *ended_by == 0)
             *ended_by = sig;
     }
 }

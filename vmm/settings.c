@@ -6,6 +6,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,10 +83,20 @@ static int find_word(const char *value, const char *const *words, struct err *er
 
 /* ---- disks ---- */
 
-static const char *const disk_keys[] = {"path",   "format",  "readonly", "serial",
-                                        "queues", "discard", "cache",    NULL};
+static const char *const disk_keys[] = {
+    "path",      "format",         "readonly",   "serial", "queues",    "discard",
+    "cache",     "metadata-cache", "rerror",     "werror", "key-file",  "key-fd",
+    "ephemeral", "iops",           "iops-burst", "bps",    "bps-burst", NULL};
+/* Of a disk, in requests or bytes a second. */
+#define RATE_MAX UINT64_C(1000000000000)
+
 static const char *const disk_formats[] = {"qcow2", "raw", NULL};
 static const char *const disk_caches[] = {"writeback", "direct", "unsafe", NULL}; /* disk_cache */
+static const char *const disk_ephemerals[] = {"off", "on", "ram", NULL}; /* disk_ephemeral */
+
+/* disk_on_error */
+static const char *const disk_rerrors[] = {"report", "stop", NULL};
+static const char *const disk_werrors[] = {"report", "stop", "enospc", NULL};
 
 static int disk_word(struct optstr *opts, const char *key, const char *const *words, int *index,
                      struct err *err)
@@ -102,11 +113,64 @@ static int disk_word(struct optstr *opts, const char *key, const char *const *wo
     return 0;
 }
 
+/* Read now: a descriptor may be a pipe, which gives its key once, and the machine may start many times. */
+static int disk_key(struct disk_config *disk, struct optstr *opts, struct err *err)
+{
+    const char *path = optstr_get(opts, "key-file");
+    bool has_fd = optstr_get(opts, "key-fd") != NULL;
+    uint64_t fd = 0;
+    int rc = optstr_get_number(opts, "key-fd", 0, INT_MAX, &fd, err);
+
+    if (rc < 0)
+        return rc;
+    if (path != NULL && has_fd)
+        return err_set(err, -EINVAL, "key-file and key-fd exclude each other");
+    if (path != NULL)
+        return secret_read_file(&disk->key, path, err);
+    return has_fd ? secret_read_fd(&disk->key, (int)fd, err) : 0;
+}
+
+static int check_burst(const struct disk_rate *rate, const char *name, struct err *err)
+{
+    return rate->burst > 0 && rate->per_second == 0
+               ? err_set(err, -EINVAL, "%s-burst has no meaning without %s", name, name)
+               : 0;
+}
+
+static int disk_rates(struct disk_config *disk, struct optstr *opts, struct err *err)
+{
+    int rc;
+
+    if ((rc = optstr_get_number(opts, "iops", 0, RATE_MAX, &disk->requests.per_second, err)) < 0 ||
+        (rc = optstr_get_number(opts, "iops-burst", 0, RATE_MAX, &disk->requests.burst, err)) < 0 ||
+        (rc = optstr_get_size(opts, "bps", &disk->bytes.per_second, err)) < 0 ||
+        (rc = optstr_get_size(opts, "bps-burst", &disk->bytes.burst, err)) < 0 ||
+        (rc = check_burst(&disk->requests, "iops", err)) < 0)
+        return rc;
+    if (disk->bytes.per_second > RATE_MAX || disk->bytes.burst > RATE_MAX)
+        return err_set(err, -EINVAL, "bps: more than %llu bytes a second",
+                       (unsigned long long)RATE_MAX);
+    return check_burst(&disk->bytes, "bps", err);
+}
+
+static int check_ephemeral(const struct disk_config *disk, enum disk_ephemeral ephemeral,
+                           struct err *err)
+{
+    if (ephemeral != DISK_EPHEMERAL_OFF && disk->readonly)
+        return err_set(err, -EINVAL, "readonly=on and ephemeral exclude each other");
+    if (ephemeral == DISK_EPHEMERAL_FILE && disk->key.bytes != NULL)
+        return err_set(err, -EINVAL,
+                       "ephemeral=on would leave data of an encrypted image in the clear on a "
+                       "disk; ephemeral=ram does not");
+    return 0;
+}
+
 static int disk_from_options(struct disk_config *disk, struct optstr *opts, struct err *err)
 {
     const char *path = optstr_get(opts, "path");
     const char *serial = optstr_get(opts, "serial");
     int format = -1, cache = DISK_CACHE_WRITEBACK, rc;
+    int rerror = DISK_ERROR_REPORT, werror = DISK_ERROR_REPORT, ephemeral = DISK_EPHEMERAL_OFF;
     uint64_t queues = 0;
 
     if (path == NULL || path[0] == '\0')
@@ -115,13 +179,27 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
         return err_set(err, -EINVAL, "serial=%s: longer than %d bytes", serial, SERIAL_MAX);
     if ((rc = disk_word(opts, "format", disk_formats, &format, err)) < 0 ||
         (rc = disk_word(opts, "cache", disk_caches, &cache, err)) < 0 ||
+        (rc = disk_word(opts, "ephemeral", disk_ephemerals, &ephemeral, err)) < 0 ||
+        (rc = disk_word(opts, "rerror", disk_rerrors, &rerror, err)) < 0 ||
+        (rc = disk_word(opts, "werror", disk_werrors, &werror, err)) < 0 ||
         (rc = optstr_get_bool(opts, "readonly", &disk->readonly, err)) < 0 ||
         (rc = optstr_get_bool(opts, "discard", &disk->discard, err)) < 0 ||
         (rc = optstr_get_number(opts, "queues", 1, QUEUES_MAX, &queues, err)) < 0 ||
-        (rc = optstr_reject_unused(opts, disk_keys, err)) < 0)
+        (rc = optstr_get_size(opts, "metadata-cache", &disk->metadata_cache, err)) < 0 ||
+        (rc = disk_rates(disk, opts, err)) < 0 || (rc = disk_key(disk, opts, err)) < 0)
         return rc;
+    rc = optstr_reject_unused(opts, disk_keys, err);
+    if (rc == 0)
+        rc = check_ephemeral(disk, (enum disk_ephemeral)ephemeral, err);
+    if (rc < 0) {
+        secret_wipe(&disk->key);
+        return rc;
+    }
     disk->queues = (unsigned)queues;
     disk->cache = (enum disk_cache)cache;
+    disk->ephemeral = (enum disk_ephemeral)ephemeral;
+    disk->rerror = (enum disk_on_error)rerror;
+    disk->werror = (enum disk_on_error)werror;
     disk->path = strdup(path);
     disk->format = format >= 0 ? strdup(disk_formats[format]) : NULL;
     disk->serial = serial != NULL ? strdup(serial) : NULL;
@@ -130,6 +208,7 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
         free(disk->path);
         free(disk->format);
         free(disk->serial);
+        secret_wipe(&disk->key);
         return no_memory(err);
     }
     return 0;
@@ -216,6 +295,16 @@ static int set_backing_root(struct vm_config *config, const char *value, struct 
     return set_text(&config->backing_root, value, "the path of a directory", err);
 }
 
+static int set_tmpdir(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_text(&config->tmpdir, value, "the path of a directory", err);
+}
+
+static int set_stats(struct vm_config *config, const char *value, struct err *err)
+{
+    return set_text(&config->stats, value, "the path of a file", err);
+}
+
 static int set_console(struct vm_config *config, const char *value, struct err *err)
 {
     static const char *const kinds[] = {"stdio", "null", "file:PATH", "pty",
@@ -297,17 +386,25 @@ const struct setting settings[SETTINGS_COUNT] = {
     {"disk", "PATH[,KEY=VALUE...]", SETTING_DISK, SETTING_GROUP_DISKS,
      "add a disk; a comma in a value is doubled; keys:\n"
      "  format=qcow2|raw  readonly=on|off  serial=TEXT\n"
-     "  queues=N  discard=on|off\n"
-     "  cache=writeback|direct|unsafe",
+     "  queues=N  discard=on|off  metadata-cache=SIZE\n"
+     "  cache=writeback|direct|unsafe\n"
+     "  ephemeral=off|on|ram (nothing is kept)\n"
+     "  iops=N  iops-burst=N  bps=SIZE  bps-burst=SIZE\n"
+     "  rerror=report|stop  werror=report|enospc|stop\n"
+     "  key-file=PATH|key-fd=N (of an encrypted image)",
      set_disk},
     {"backing-root", "DIR", SETTING_TEXT, SETTING_GROUP_DISKS,
-     "refuse backing files outside of this directory", set_backing_root},
+     "refuse backing and data files outside it", set_backing_root},
+    {"tmpdir", "DIR", SETTING_TEXT, SETTING_GROUP_DISKS,
+     "where ephemeral=on keeps what guests write", set_tmpdir},
     {"console", "WHERE", SETTING_TEXT, SETTING_GROUP_CONSOLE,
      "COM1: stdio (default), null, file:PATH or pty", set_console},
     {"console-escape", "on|off", SETTING_SWITCH, SETTING_GROUP_CONSOLE,
      "Ctrl-A x ends the machine, Ctrl-A h lists more\n"
      "(default on)",
      set_console_escape},
+    {"stats", "FILE", SETTING_TEXT, SETTING_GROUP_PROCESS,
+     "keep what the disks have done in FILE, as JSON", set_stats},
     {"timeout", "SECONDS", SETTING_NUMBER, SETTING_GROUP_LIFE,
      "end the machine after this time (status 124)", set_timeout},
     {"on-reboot", "exit|restart", SETTING_TEXT, SETTING_GROUP_LIFE,

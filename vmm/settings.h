@@ -38,7 +38,7 @@ struct setting {
     int (*set)(struct vm_config *config, const char *value, struct err *err);
 };
 
-enum { SETTINGS_COUNT = 16 };
+enum { SETTINGS_COUNT = 18 };
 extern const struct setting settings[SETTINGS_COUNT];
 
 /* Adds the disk that `opts` describes (keys: path and those of --disk). */

@@ -34,4 +34,11 @@ int err_set_errno(struct err *err, int code, const char *fmt, ...)
 int err_prefix(struct err *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Static analysis sees one source file at a time; so that it need not guess what comes back. */
+#ifdef __clang_analyzer__
+#define err_set(err, code, ...)       ((void)err_set(err, code, __VA_ARGS__), (code))
+#define err_set_errno(err, code, ...) ((void)err_set_errno(err, code, __VA_ARGS__), (code))
+#define err_prefix(err, code, ...)    ((void)err_prefix(err, code, __VA_ARGS__), (code))
+#endif
+
 #endif

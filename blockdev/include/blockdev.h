@@ -8,10 +8,11 @@
  * Errors: every int function returns 0 (or a count) or a negative errno value; where it takes a
  * `struct err`, that holds one line which names the file. -ENOTSUP: the image uses a feature, named
  * in the text, that this engine does not have. -EINVAL: the image or an argument is malformed.
- * -EAGAIN: another process holds a conflicting lock. -EIO: the image is corrupt, or a device failed.
+ * -EAGAIN: another process holds a conflicting lock. -ENOKEY: the image is encrypted and no key was
+ * given; -EKEYREJECTED: the key is not the image's. -EIO: the image is corrupt, or a device failed.
  *
- * Threads: blk_open, blk_close, blk_set_*, blk_resize, blk_check and blk_make_empty need the image to
- * themselves (no request in flight). Requests come through queue contexts: one thread a queue at a
+ * Threads: blk_open, blk_close, blk_set_*, blk_resize, blk_check, blk_make_empty, blk_bitmap_* and
+ * blk_snapshot_* need the image to themselves (no request in flight). Requests come through queue contexts: one thread a queue at a
  * time, any number of queues on one image at once. The synchronous wrappers (blk_pread ...) may be
  * called from any thread at any time.
  *
@@ -40,17 +41,45 @@ enum blk_cache {
     BLK_CACHE_UNSAFE,    /* a flush orders nothing and waits for nothing: for throwaway data only */
 };
 
+/* A throwaway overlay: the image and its chain are opened read-only, and what is written lies in a file
+ * without a name that ends with the process, however that ends. */
+enum blk_ephemeral {
+    BLK_EPHEMERAL_OFF,
+    BLK_EPHEMERAL_FILE, /* in options->tmpdir; with BLK_CACHE_DIRECT by O_DIRECT */
+    BLK_EPHEMERAL_RAM,  /* in memory, which can be swapped */
+};
+
+/* A passphrase, byte for byte; bytes NULL: none. Borrowed for the duration of a call. */
+struct blk_key {
+    const void *bytes;
+    size_t length;
+};
+
 struct blk_open_options {
     const char *path;
     const char *format; /* "raw", "qcow2", or NULL: probe (see "image policy" below) */
     bool writable;      /* open the top layer read-write */
     bool no_backing;    /* leave the chain closed: unallocated ranges read as zeros */
-    bool trust_probe;   /* a probed qcow2 may name a backing file (tools that a person drives) */
+    bool no_data_file;  /* leave an external data file closed: guest data is -ENOMEDIUM */
+    bool trust_probe;   /* a probed qcow2 may name other files (tools that a person drives) */
     bool force_share;   /* take no conflicting locks (-U); read-only opens alone */
     bool discard;       /* BLK_DISCARD frees space; without it a discard is a successful no-op */
     bool for_check;     /* for blk_check alone: whatever state it is in; no other writes */
+    /* Keys of encrypted layers: the layer at depth n is opened with keys[n], deeper ones with the last
+     * one. A layer that is not encrypted needs none. */
+    const struct blk_key *keys;
+    unsigned key_count;
+    uint32_t max_key_iterations; /* more in an image are refused; 0: the default, about a minute */
+    bool metadata_only; /* guest data is left alone: needs no key; reads and writes are -ENOKEY */
     enum blk_cache cache;
-    const char *backing_root; /* every backing file must lie below this directory, or NULL */
+    enum blk_ephemeral ephemeral; /* not OFF: `writable` is ignored; blk_path() is the base's */
+    const char *tmpdir;           /* NULL: the environment's TMPDIR, or else /var/tmp */
+    /* Called by blk_open() with a line that a person should see: the image was repaired. Or NULL. */
+    void (*warn)(const char *line);
+    /* NULL, or every backing and data file must lie below this directory. */
+    const char *backing_root;
+    bool
+        path_is_named; /* `path` was read in an image: the rules for such names hold for it as well */
     uint64_t
         metadata_cache; /* bound on cached L2 tables and refcount blocks in bytes; 0: default */
 };
@@ -60,10 +89,11 @@ struct blk_open_options {
  * with blk_close(). The options are copied.
  *
  * Image policy: a format is explicit or probed; probing sees only raw and qcow2. A probed qcow2 that
- * names a backing file is refused unless trust_probe. A backing file without a recorded format is
- * probed, and a qcow2 found that way may not name a backing file of its own unless trust_probe. Names
- * that look like a protocol or json: are refused. A raw image whose format was probed refuses writes
- * that would make its first sector probe as another format (-EPERM for that request).
+ * names a backing or a data file is refused unless trust_probe. A backing file without a recorded
+ * format is probed, and a qcow2 found that way may not name files of its own unless trust_probe. Names
+ * that look like a protocol or json: are refused, and so is what leads into /proc. A raw image whose
+ * format was probed refuses writes that would make its first sector probe as another format (-EPERM
+ * for that request).
  */
 int blk_open(const struct blk_open_options *options, struct blk **out, struct err *err);
 
@@ -74,7 +104,7 @@ int blk_close(struct blk *blk, struct err *err);
 uint64_t blk_length(const struct blk *blk); /* virtual size in bytes */
 bool blk_writable(const struct blk *blk);
 const char *blk_path(const struct blk *blk);      /* as given to blk_open; lives as long as blk */
-const char *blk_format(const struct blk *blk);    /* "raw" or "qcow2" */
+const char *blk_format(const struct blk *blk);    /* "raw", "qcow2" or "ephemeral" */
 unsigned blk_cluster_size(const struct blk *blk); /* allocation unit of the top layer; 0 for raw */
 /* The open image right below the top layer, or NULL. Owned by `blk`; never closed by the caller. */
 struct blk *blk_backing(struct blk *blk);
@@ -142,6 +172,30 @@ int blk_pwrite_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigne
 int blk_pdiscard(struct blk *blk, uint64_t offset, uint64_t length);
 int blk_flush(struct blk *blk);
 
+/* ---- compressed writes ---- */
+
+/*
+ * Writes whole clusters compressed: `offset` is a multiple of the cluster size (blk_cluster_size()),
+ * and so is `length`, but that the device's last cluster may be short. A cluster that compression does
+ * not make smaller is written as blk_pwrite() writes it; so is any part that a guest writes later. What
+ * the clusters held before does not matter, and other requests may run at the same time, compressed
+ * writes too. -EINVAL: not whole clusters. -ENOTSUP: a format without compression, or an encrypted image. Any thread.
+ */
+int blk_pwrite_compressed(struct blk *blk, uint64_t offset, const void *buf, size_t length);
+
+/*
+ * The two halves of it for one cluster, so that many threads can compress and one can write in order.
+ * blk_compress() looks at nothing but its arguments and the image's compression type: `packed` has room
+ * for a cluster, *packed_length is 0 when the cluster is to be written as it is. blk_pwrite_packed()
+ * takes what came out, and the cluster itself.
+ */
+int blk_compress(struct blk *blk, const void *buf, size_t length, void *packed,
+                 size_t *packed_length);
+int blk_pwrite_packed(struct blk *blk, uint64_t offset, const void *buf, size_t length,
+                      const void *packed, size_t packed_length);
+/* Whether the top layer can have compressed clusters: qcow2, not encrypted. */
+bool blk_can_compress(const struct blk *blk);
+
 /* ---- what lies where ---- */
 
 enum blk_extent_kind {
@@ -154,9 +208,11 @@ enum blk_extent_kind {
 struct blk_extent {
     enum blk_extent_kind kind;
     uint64_t length;      /* bytes that share this answer, at least 1 */
-    unsigned depth;       /* 0: the top layer; n: the n-th image below it */
-    bool has_host_offset; /* host_offset holds for the whole extent */
+    unsigned depth;       /* 0: the top layer; n: the n-th image below it. UNALLOCATED: the last
+                           * layer of the chain that reaches as far as the offset */
+    bool has_host_offset; /* host_offset holds for the whole extent, which lies there as it is */
     uint64_t host_offset; /* in the file of the layer at `depth` */
+    bool is_hole;         /* DATA whose place was kept and never written: reads as zeros */
 };
 
 enum { BLK_MAP_TOP_ONLY = 1 /* stop at the top layer: UNALLOCATED means "not in this layer" */ };
@@ -175,16 +231,50 @@ struct blk_info {
     const char *backing_name;   /* as written in the image, or NULL; lives as long as blk */
     const char *backing_format; /* as written in the image, or NULL */
     const char *backing_path;   /* resolved against the image's folder, or NULL */
+    bool has_data_file;         /* guest data lies in an external data file */
+    bool data_file_raw;         /* which by itself is the guest's disk */
+    const char *data_name;      /* its name as written in the image, or NULL */
     bool is_dirty;              /* dirty bit */
     bool is_corrupt;            /* corrupt bit */
+    bool is_encrypted;          /* see blk_get_encryption() */
     unsigned compat;            /* qcow2: 2 ("0.10") or 3 ("1.1"); 0 for raw */
     unsigned refcount_bits;
     bool lazy_refcounts;
     bool extended_l2;
     const char *compression_type; /* "zlib" or "zstd" */
+    /* The image's bitmaps do not count: a program that knows none has written it. */
+    bool bitmaps_outdated;
 };
 
 int blk_get_info(struct blk *blk, struct blk_info *info, struct err *err);
+
+enum { BLK_KEY_SLOTS = 8 };
+
+/* The LUKS header of an encrypted image, in QEMU's words. */
+struct blk_encryption {
+    char cipher_alg[40], cipher_mode[32], ivgen_alg[32], hash_alg[32], uuid[40];
+    char ivgen_hash_alg[32]; /* "": it has none */
+    uint64_t payload_offset;
+    uint32_t master_key_iterations;
+    unsigned stripes;
+    struct {
+        bool is_active;
+        uint32_t iterations; /* of an active one */
+        uint64_t key_offset;
+    } slots[BLK_KEY_SLOTS];
+};
+
+/* False when the top layer is not encrypted. Needs no key. */
+bool blk_get_encryption(struct blk *blk, struct blk_encryption *encryption);
+
+/* What was done since the image was opened: clusters (of a throwaway overlay, blocks) of the top layer
+ * that were newly written, and look-ups of tables of the whole chain that found theirs in memory, or had to
+ * read it. Any thread. */
+struct blk_counters {
+    uint64_t allocations, cache_hits, cache_misses;
+};
+
+void blk_get_counters(struct blk *blk, struct blk_counters *counters);
 
 /* Whether a request has met something in the image that a person should know of (a corrupt table, an
  * unsupported cluster, a failed sync); then *err holds the first such line. Any thread. */
@@ -193,36 +283,70 @@ bool blk_problem(struct blk *blk, struct err *err);
 /* "raw" or "qcow2", by the first bytes of a file. */
 int blk_probe(const char *path, const char **format, struct err *err);
 
-/* The path of a backing file called `name` in an image at `image_path`: names that do not begin with
+/* The path of a backing or data file called `name` in an image at `image_path`: names that do not begin with
  * '/' are relative to the image's folder. -EINVAL for json: and protocol names. The caller frees. */
 int blk_backing_path(const char *image_path, const char *name, char **out, struct err *err);
 
+/* Whether a file that an image is to name lies below the directory `root`, links followed; opens nothing. One
+ * that is missing is judged by its folder: whoever opens the image judges again. -EACCES: it does not. */
+int blk_check_backing_root(const char *root, const char *path, struct err *err);
+
 /* ---- making and changing images ---- */
+
+enum blk_prealloc {
+    BLK_PREALLOC_OFF,
+    BLK_PREALLOC_METADATA, /* qcow2: clusters have a place, which takes no space yet */
+    BLK_PREALLOC_FALLOC,   /* and the file system keeps space for them */
+    BLK_PREALLOC_FULL      /* and zeros are written there */
+};
+
+/* How a new image is encrypted; the texts are QEMU's names, NULL its defaults. */
+struct blk_luks_options {
+    struct blk_key key;
+    const char *cipher_alg;     /* aes-128, aes-192, aes-256 (default) */
+    const char *cipher_mode;    /* xts (default), cbc */
+    const char *ivgen_alg;      /* plain64 (default), plain, essiv */
+    const char *ivgen_hash_alg; /* with essiv: sha256 */
+    const char *hash_alg;       /* sha256 (default), sha1, sha512 ... */
+    uint64_t iter_time;         /* milliseconds that deriving the key shall take; 0: 2000 */
+};
 
 struct blk_create_options {
     const char *path;
     const char *format;       /* "raw" or "qcow2" */
     uint64_t size;            /* virtual size */
     const char *backing_name; /* written as it is, or NULL; existence and format are the caller's */
-    const char *backing_format; /* "raw" or "qcow2"; required with backing_name */
-    unsigned cluster_size;      /* qcow2: 512 .. 2 MiB, a power of two; 0: 65536 */
-    unsigned compat;            /* qcow2: 2 or 3; 0: 3 */
-    bool lazy_refcounts;        /* qcow2 v3 */
-    enum {
-        BLK_PREALLOC_OFF,
-        BLK_PREALLOC_METADATA,
-        BLK_PREALLOC_FALLOC,
-        BLK_PREALLOC_FULL
-    } prealloc;
+    const char *backing_format;          /* "raw" or "qcow2"; required with backing_name */
+    unsigned cluster_size;               /* qcow2: 512 .. 2 MiB, a power of two; 0: 65536 */
+    unsigned compat;                     /* qcow2: 2 or 3; 0: 3 */
+    bool lazy_refcounts;                 /* qcow2 v3 */
+    unsigned refcount_bits;              /* qcow2 v3: 1, 2, 4 ... 64 (v2: 16 alone); 0: 16 */
+    bool extended_l2;                    /* qcow2 v3, clusters of 16 KiB or more: subclusters */
+    const char *compression_type;        /* qcow2: "zlib" or (v3) "zstd"; NULL: zlib */
+    const struct blk_luks_options *luks; /* qcow2: NULL: not encrypted */
+    const char *data_file; /* qcow2 v3: name of an external data file, made or emptied; or NULL */
+    bool data_file_raw;    /* which by itself is the guest's disk; not with a backing file */
+    const char *backing_root; /* the data file must lie below this directory; or NULL */
+    enum blk_prealloc prealloc;
 };
 
-/* Creates the file, or empties one that exists (after taking its locks). On failure a file that was
- * newly made is removed. */
+/* Creates the file, or empties one that exists (after taking its locks), and so with the data file. On
+ * failure a file that was newly made is removed. */
 int blk_create(const struct blk_create_options *options, struct err *err);
 
-/* Grows (or, raw only, shrinks) the device. What is gained reads as zeros, whatever a larger backing
- * file holds there. */
+/* How much such an image takes besides the guest's data, once every cluster has a place. No file is
+ * touched; the text begins with options->path. -EFBIG: the format has no images so large. */
+int blk_create_measure(const struct blk_create_options *options, uint64_t *bytes, struct err *err);
+
+/* Grows or shrinks the device. What is gained reads as zeros, whatever a larger backing file holds
+ * there. What is cut off is gone; a qcow2 image gives its clusters back.
+ * -ENOTSUP: a qcow2 image of version 2 with snapshots. */
 int blk_resize(struct blk *blk, uint64_t size, struct err *err);
+
+/* Finds room for a range that was gained right before and has not been written to. -ENOTSUP: a mode that
+ * the format does not have. When it fails part of it may have been done. */
+int blk_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum blk_prealloc mode,
+                    struct err *err);
 
 /* Rewrites the backing name and format in the header (NULL: none) in one write; data is untouched and
  * the open chain stays as it is. */
@@ -230,6 +354,80 @@ int blk_set_backing(struct blk *blk, const char *name, const char *format, struc
 
 /* Gives every cluster of the top layer back, so that it reads as its backing file. qcow2 only. */
 int blk_make_empty(struct blk *blk, struct err *err);
+
+/* ---- persistent dirty bitmaps (qcow2 version 3) ---- */
+
+struct blk_bitmap_info {
+    const char *name; /* lives until the bitmaps change */
+    uint64_t granularity;
+    bool is_in_use;       /* marked on disk as not (yet) to be believed */
+    bool is_enabled;      /* records every write ("auto") */
+    bool is_inconsistent; /* was in use when the image was opened: can only be removed */
+};
+
+/* Bitmap `index` of the top layer; false when there are not so many. */
+bool blk_bitmap_get(struct blk *blk, unsigned index, struct blk_bitmap_info *info);
+
+/*
+ * Changes, each of which is durable or has not happened. They need the image to themselves. -ENOENT:
+ * no such bitmap; -EEXIST; -EUCLEAN: it is inconsistent.
+ *
+ * An enabled bitmap has a bit for each `granularity` bytes (a power of two from 512 to 2^31; 0: the
+ * cluster size, but 4 to 64 KiB) that a write, write-zeroes or discard has touched. It is marked in
+ * use on disk before the first of these, and stored by blk_close().
+ */
+int blk_bitmap_add(struct blk *blk, const char *name, uint64_t granularity, bool enabled,
+                   struct err *err);
+int blk_bitmap_remove(struct blk *blk, const char *name, struct err *err);
+int blk_bitmap_clear(struct blk *blk, const char *name, struct err *err);
+int blk_bitmap_enable(struct blk *blk, const char *name, bool enabled, struct err *err);
+/* Adds what bitmap `source_name` of `source`, which may be the same image, has. */
+int blk_bitmap_merge(struct blk *blk, const char *name, struct blk *source, const char *source_name,
+                     struct err *err);
+/* Calls back with each dirty extent of the device, in order and apart from each other; a result
+ * other than 0 ends it and is returned. */
+int blk_bitmap_dirty(struct blk *blk, const char *name,
+                     int (*extent)(void *opaque, uint64_t offset, uint64_t length), void *opaque,
+                     struct err *err);
+
+/* ---- internal snapshots (qcow2) ---- */
+
+struct blk_snapshot_info {
+    const char *id, *name; /* live until the snapshots change */
+    uint32_t date_seconds; /* when it was taken, since the Epoch */
+    uint32_t date_nanoseconds;
+    uint64_t vm_clock;      /* how long the guest had run, in nanoseconds */
+    uint64_t vm_state_size; /* bytes; 0: the disk alone was saved */
+    uint64_t icount;        /* instructions, UINT64_MAX: not recorded */
+    uint64_t disk_size;     /* of the device at that time */
+};
+
+/* Snapshot `index` of the top layer: 1, or 0 when there are not so many. -EINVAL: their table is
+ * malformed. */
+int blk_snapshot_get(struct blk *blk, unsigned index, struct blk_snapshot_info *info,
+                     struct err *err);
+
+/* The first snapshot with that id and that name (NULL: any). -ENOENT: there is none. */
+int blk_snapshot_find(struct blk *blk, const char *id, const char *name, unsigned *index,
+                      struct err *err);
+
+/*
+ * Changes, each of which is durable or has not happened, whatever fails or cuts it short; at worst
+ * clusters are leaked. They need the image to themselves, and an image that is open for writing. -ENOTSUP:
+ * a format without snapshots, or an external data file. -ERANGE: refcounts are too narrow for one more
+ * reference. -EIO: the image is corrupt. An index counts until the snapshots change.
+ */
+
+/* Takes a snapshot of the device as it is, with what else is stored in the L1 table. Of `info` name (at
+ * most 65535 bytes), date, clock and icount count; an id is found, and no VM state is recorded. -EFBIG:
+ * too many. */
+int blk_snapshot_create(struct blk *blk, const struct blk_snapshot_info *info, struct err *err);
+/* Makes the device what it was, its size included; the snapshot stays. -EBUSY: there are bitmaps. */
+int blk_snapshot_apply(struct blk *blk, unsigned index, struct err *err);
+int blk_snapshot_delete(struct blk *blk, unsigned index, struct err *err);
+
+/* An image that is open read-only shows that snapshot from now on. The same image to oneself. */
+int blk_snapshot_show(struct blk *blk, unsigned index, struct err *err);
 
 /* ---- check ---- */
 

@@ -9,7 +9,6 @@
  * past the end, and what lies above `never_written` is a hole of a file that was never longer,
  * which is known to read as zeros.
  */
-#include "bytes.h"
 #include "checked.h"
 #include "qcow2/qcow2.h"
 
@@ -43,12 +42,13 @@ static int extend_file(struct qcow2 *q, uint64_t end)
 static int take_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, uint64_t cluster,
                     uint64_t want, struct qcow2_allocation *out)
 {
-    unsigned entries = 1U << (q->slice_bits - 1);
+    unsigned entries = qcow2_refcounts_per_slice(q);
     uint64_t offset = cluster << q->cluster_bits;
     uint64_t n = 0;
     int r;
 
-    while (n < want && index + n < entries && load_be16(slice->data + (index + n) * 2) == 0) {
+    while (n < want && index + n < entries &&
+           qcow2_refcount_load(q, slice, index + (unsigned)n) == 0) {
         if (qcow2_is_metadata(q, offset + n * q->cluster_size)) {
             return qcow2_mark_corrupt(q, "metadata at 0x%" PRIx64 " has refcount 0",
                                       offset + n * q->cluster_size);
@@ -60,9 +60,8 @@ static int take_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, 
         return r;
     }
     for (uint64_t i = 0; i < n; i++) {
-        store_be16(slice->data + (index + i) * 2, 1);
+        qcow2_refcount_store(q, slice, index + (unsigned)i, 1);
     }
-    qcow2_cache_mark_dirty(q, slice);
     out->offset = offset;
     out->clusters = n;
     out->is_fresh = offset >= q->never_written;
@@ -76,7 +75,7 @@ static int take_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, 
 static bool search_slice(struct qcow2 *q, uint64_t cluster, uint64_t want, uint64_t *next,
                          struct qcow2_allocation *out, int *result)
 {
-    unsigned entries = 1U << (q->slice_bits - 1);
+    unsigned entries = qcow2_refcounts_per_slice(q);
     struct qcow2_slice *slice;
     unsigned index, i;
     bool found;
@@ -85,7 +84,7 @@ static bool search_slice(struct qcow2 *q, uint64_t cluster, uint64_t want, uint6
     if (*result != 0) {
         return true;
     }
-    for (i = index; i < entries && load_be16(slice->data + (size_t)i * 2) != 0; i++) {
+    for (i = index; i < entries && qcow2_refcount_load(q, slice, i) != 0; i++) {
     }
     *next = cluster + (i - index);
     found = i < entries;
@@ -122,6 +121,7 @@ int qcow2_alloc(struct qcow2 *q, uint64_t want, struct qcow2_allocation *out)
             continue;
         }
         if (search_slice(q, cluster, want, &next, out, &r)) {
+            q->counters.allocations += r == 0 ? out->clusters : 0;
             if (r == 0 && changes == q->free_changes) {
                 /* Nothing was freed since the hint was read, so all up to here is in use. */
                 q->free_hint = max_u64(q->free_hint, next + out->clusters);
@@ -135,8 +135,11 @@ int qcow2_alloc(struct qcow2 *q, uint64_t want, struct qcow2_allocation *out)
 int qcow2_zero_cluster(struct qcow2 *q, uint64_t offset)
 {
     uint8_t *zeroes;
-    int r;
+    int r = qcow2_check_overlap(q, QCOW2_WRITES_NEW, offset, q->cluster_size);
 
+    if (r != 0) {
+        return r;
+    }
     pthread_mutex_unlock(&q->lock);
     r = q->file->ops->zero(q->file, offset, q->cluster_size, false);
     if (r == -ENOTSUP) {

@@ -145,15 +145,18 @@ int qcow2_cache_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset
         }
         slice->pins++;
         slice->used = true;
+        q->counters.cache_hits++;
         *out = slice;
         return 0;
     }
+    q->counters.cache_misses++;
     slice = claim(q);
     if (slice == NULL) {
         return -ENOMEM;
     }
     slice->offset = offset;
     slice->kind = kind;
+    slice->guest_start = QCOW2_NO_GUEST;
     slice->pins = 1;
     slice->used = true;
     slice->loading = true;

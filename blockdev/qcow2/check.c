@@ -9,8 +9,9 @@
  * Repair, in this order:
  *   1. Refcounts. One by one when each wrong one has a place and is not zero; else, and when the
  *      refcount structures themselves are damaged, all of them anew (check_rebuild.c).
- *   2. COPIED flags, which follow the refcounts.
- *   3. Only when nothing is left: sync, then the dirty and corrupt bits go.
+ *   2. The snapshot table (check_snapshots.c).
+ *   3. COPIED flags, which follow the refcounts.
+ *   4. Only when nothing is left: sync, then the dirty and corrupt bits go.
  * Cut short anywhere, the image is at worst as damaged as before, with its dirty bit still set.
  */
 #include "qcow2/check.h"
@@ -24,8 +25,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-enum { HEADER_INCOMPATIBLE = 72 };
 
 static void __attribute__((format(printf, 2, 0)))
 say(const struct check *c, const char *fmt, va_list args)
@@ -51,9 +50,17 @@ void check_corruption(struct check *c, const char *fmt, ...)
 {
     va_list args;
 
-    if (c->quiet)
-        return;
     c->result->corruptions++;
+    va_start(args, fmt);
+    say(c, fmt, args);
+    va_end(args);
+}
+
+void check_corruptions(struct check *c, uint64_t times, const char *fmt, ...)
+{
+    va_list args;
+
+    c->result->corruptions += times;
     va_start(args, fmt);
     say(c, fmt, args);
     va_end(args);
@@ -66,17 +73,21 @@ static int begin(struct check *c, const struct qcow2_header *header)
     if (rc < 0)
         return rc;
     c->header = *header;
+    c->has_data_file = (header->incompatible_features & QCOW2_INCOMPAT_DATA_FILE) != 0;
     c->block_index = UINT64_MAX;
     c->cluster_bits = header->cluster_bits;
     c->cluster_size = UINT64_C(1) << c->cluster_bits;
     c->refcount_bits = 1U << header->refcount_order;
+    c->l2_entry_bits = qcow2_header_l2_entry_bits(header);
     c->refblock_entries = c->cluster_size * 8 / c->refcount_bits;
     c->file_clusters = div_round_up(c->file_bytes, c->cluster_size);
     c->result->total_clusters = div_round_up(header->size, c->cluster_size);
     c->block = malloc(c->cluster_size);
     if (c->block == NULL)
         return -ENOMEM;
-    rc = check_refs_init(&c->refs, c->file_clusters);
+    check_refs_init(&c->refs, c->file_clusters);
+    check_refs_init(&c->active_tables, c->file_clusters);
+    check_refs_init(&c->other_tables, c->file_clusters);
     return rc < 0 ? rc : check_load_reftable(c);
 }
 
@@ -96,18 +107,20 @@ static int refuse_rebuild(struct check *c, struct err *err)
 static int check_refcounts(struct check *c, struct err *err)
 {
     struct blk_check_result *r = c->result;
-    uint64_t elsewhere, errors_elsewhere, found_corruptions, found_leaks;
+    uint64_t elsewhere, found_corruptions, found_leaks;
     int rc = check_walk_image(c);
+    bool is_counted;
 
     elsewhere = r->corruptions;
-    errors_elsewhere = r->check_errors;
     if (rc == 0)
         rc = check_count_refblocks(c);
+    /* What a table that was left out refers to looks like a leak, and is none. */
+    is_counted = r->check_errors == 0;
     if (rc == 0 && !c->needs_rebuild)
         elsewhere = r->corruptions;
     if (rc == 0)
         rc = check_compare(c, 0);
-    if (rc < 0 || c->fix == 0 || (r->corruptions == 0 && r->leaks == 0))
+    if (rc < 0 || c->fix == 0 || !is_counted || (r->corruptions == 0 && r->leaks == 0))
         return rc;
     found_corruptions = r->corruptions;
     found_leaks = r->leaks;
@@ -118,8 +131,7 @@ static int check_refcounts(struct check *c, struct err *err)
     if ((c->fix & BLK_FIX_ERRORS) == 0)
         return refuse_rebuild(c, err);
     check_say(c, "Rebuilding refcount structure");
-    r->check_errors = errors_elsewhere;
-    rc = check_rebuild(c);
+    rc = check_rebuild(c); /* counts everything anew */
     if (rc == 0)
         rc = check_compare(c, 0);
     if (rc < 0)
@@ -141,7 +153,7 @@ static int clear_bits(struct check *c)
     store_be64(raw, c->header.incompatible_features);
     rc = c->file->ops->sync(c->file);
     if (rc == 0)
-        rc = file_pwrite(c->file, HEADER_INCOMPATIBLE, raw, sizeof(raw));
+        rc = file_pwrite(c->file, QCOW2_AT_INCOMPATIBLE, raw, sizeof(raw));
     c->wrote = true;
     return rc;
 }
@@ -153,14 +165,22 @@ static int run(struct check *c, const struct qcow2_header *header, struct err *e
     int rc = begin(c, header);
 
     if (rc == 0)
+        rc = check_load_snapshots(c, &problem);
+    if (rc == 0)
         rc = check_refcounts(c, &problem);
     if (rc == 0)
+        rc = check_fix_snapshots(c);
+    if (rc == 0)
         rc = check_copied_flags(c);
+    r->corruptions += c->snapshot_faults;
     if (rc == 0 && c->fix != 0 && r->corruptions == 0 && r->check_errors == 0)
         rc = clear_bits(c);
     if (rc == 0 && c->wrote)
         rc = c->file->ops->sync(c->file);
     check_refs_free(&c->refs);
+    check_refs_free(&c->active_tables);
+    check_refs_free(&c->other_tables);
+    free(c->snapshots);
     free(c->reftable);
     free(c->block);
     if (rc < 0 && problem.text[0] == '\0')
@@ -168,17 +188,71 @@ static int run(struct check *c, const struct qcow2_header *header, struct err *e
     return rc < 0 ? err_set(err, rc, "%s", problem.text) : 0;
 }
 
+static int repair(struct check *c, const struct qcow2_header *header, struct err *err)
+{
+    struct blk_check_result left = {0};
+    struct check again = {.file = c->file, .path = c->path, .result = &left};
+    int rc = run(c, header, err);
+
+    if (rc == 0 && c->result->corruptions > 0) {
+        /* One repair may have done away with what another finding complained of. */
+        rc = run(&again, &c->header, err);
+        c->result->corruptions = left.corruptions;
+        c->result->leaks = left.leaks;
+        c->result->check_errors = left.check_errors;
+    }
+    return rc;
+}
+
+int qcow2_repair_dirty(struct blk *blk, const struct qcow2_header *header,
+                       struct blk_check_result *result, struct err *err)
+{
+    struct check c = {
+        .file = blk->file,
+        .path = blk->path,
+        .fix = BLK_FIX_LEAKS | BLK_FIX_ERRORS,
+        .result = result,
+    };
+    int rc;
+
+    *result = (struct blk_check_result){0};
+    rc = repair(&c, header, err);
+    if (rc == 0 && (result->corruptions > 0 || result->check_errors > 0))
+        rc = err_set(err, -EIO,
+                     "Image was not closed properly, and more than its refcounts is wrong: look at "
+                     "it with `check`");
+    return rc;
+}
+
+/* What is on disk is to be looked at. */
+static int settle(struct qcow2 *q)
+{
+    int rc;
+
+    if (q->check_only)
+        return 0;
+    pthread_mutex_lock(&q->lock);
+    rc = qcow2_settle(q);
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
 /* Opens the layer afresh, because its tables on disk have changed. */
 static int reopen(struct blk *blk, struct err *err)
 {
-    const struct blk_open_options options = {
-        .path = blk->path, .writable = true, .discard = blk->can_discard, .for_check = true};
+    const struct blk_open_options options = {.path = blk->path,
+                                             .writable = true,
+                                             .discard = blk->can_discard,
+                                             .for_check = true,
+                                             .no_data_file = blk->data_file == NULL};
     int rc;
 
     free(blk->backing_name);
     free(blk->backing_format);
+    free(blk->data_name);
     blk->backing_name = NULL;
     blk->backing_format = NULL;
+    blk->data_name = NULL;
     rc = blk->format->open(blk, &options, err);
     return rc < 0 ? err_prefix(err, rc, "Could not open '%s'", blk->path) : 0;
 }
@@ -187,7 +261,6 @@ int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, cons
                 void *opaque, struct blk_check_result *result, struct err *err)
 {
     struct qcow2_header header = qcow2_of(blk)->header;
-    struct blk_check_result left = {0};
     struct check c = {
         .file = blk->file,
         .path = blk->path,
@@ -196,12 +269,11 @@ int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, cons
         .report = report,
         .opaque = opaque,
     };
-    struct check again = {.file = blk->file, .path = blk->path, .result = &left};
     int rc, reopened;
 
     *result = (struct blk_check_result){0};
     if (fix == 0) {
-        rc = blk->writable ? blk_flush(blk) : 0;
+        rc = blk->writable ? settle(qcow2_of(blk)) : 0;
         if (rc < 0)
             return err_set_errno(err, rc, "%s: Could not flush the image", blk->path);
         return run(&c, &header, err);
@@ -210,14 +282,7 @@ int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, cons
         return err_set(err, -EROFS, "%s: the image is open read-only", blk->path);
     rc = blk->format->close(blk, err);
     if (rc == 0)
-        rc = run(&c, &header, err);
-    if (rc == 0 && result->corruptions > 0) {
-        /* One repair may have done away with what another finding complained of. */
-        rc = run(&again, &c.header, err);
-        result->corruptions = left.corruptions;
-        result->leaks = left.leaks;
-        result->check_errors = left.check_errors;
-    }
+        rc = repair(&c, &header, err);
     reopened = reopen(blk, rc == 0 ? err : NULL);
     return rc < 0 ? rc : reopened;
 }

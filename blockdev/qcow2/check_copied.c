@@ -24,26 +24,43 @@ static bool may_repair(const struct check *c)
     return c->fix != 0 && r->corruptions == 0 && r->leaks == 0 && r->check_errors == 0;
 }
 
+static bool can_count(struct check *c, uint64_t entry, uint64_t *refcount)
+{
+    int rc = check_get_refcount(c, (entry & QCOW2_OFFSET_MASK) >> c->cluster_bits, refcount);
+
+    /* The comparison has counted what cannot be read; but this block it could read. */
+    if (rc < 0 && c->block_status < 0 && c->result->check_errors == 0)
+        c->result->check_errors++;
+    return rc == 0;
+}
+
 /* Whether the flag in `entry` is wrong. A refcount that cannot be read says nothing. */
 static bool is_wrong(struct check *c, uint64_t entry, uint64_t *refcount)
 {
-    uint64_t offset = entry & QCOW2_OFFSET_MASK;
-
-    if (check_get_refcount(c, offset >> c->cluster_bits, refcount) < 0)
-        return false;
-    return (*refcount == 1) != ((entry & QCOW2_ENTRY_COPIED) != 0);
+    return can_count(c, entry, refcount) && (*refcount == 1) != ((entry & QCOW2_ENTRY_COPIED) != 0);
 }
 
-static void report_wrong(struct check *c, bool repair)
+/* In an external data file every cluster counts as one. */
+static bool is_data_wrong(struct check *c, uint64_t entry, uint64_t *refcount)
+{
+    if (!c->has_data_file)
+        return is_wrong(c, entry, refcount);
+    *refcount = 1;
+    return (entry & QCOW2_ENTRY_COPIED) == 0;
+}
+
+static void report_wrong(struct check *c, bool repair, uint32_t times)
 {
     if (repair)
         c->result->corruptions_fixed++;
     else
-        c->result->corruptions++;
+        c->result->corruptions += times;
 }
 
-/* Puts the flags of one L2 table right; the range of entries that changed is written at once. */
-static int check_l2(struct check *c, uint64_t table, unsigned char *buf, bool repair)
+/* Puts the flags of one L2 table right, which `times` L1 entries lead to; the range of entries that
+ * changed is written at once. */
+static int check_l2(struct check *c, uint64_t table, uint32_t times, unsigned char *buf,
+                    bool repair)
 {
     uint64_t first = UINT64_MAX, last = 0, refcount;
     int rc = file_pread(c->file, table, buf, c->cluster_size);
@@ -53,24 +70,35 @@ static int check_l2(struct check *c, uint64_t table, unsigned char *buf, bool re
         c->result->check_errors++;
         return 0;
     }
-    for (uint64_t i = 0; i < c->cluster_size / QCOW2_ENTRY_SIZE; i++) {
-        uint64_t entry = load_be64(buf + i * QCOW2_ENTRY_SIZE);
+    for (uint64_t at = 0; at < c->cluster_size; at += UINT64_C(1) << c->l2_entry_bits) {
+        uint64_t entry = load_be64(buf + at);
 
         if ((entry & QCOW2_L2_COMPRESSED) != 0 || (entry & QCOW2_OFFSET_MASK) == 0 ||
-            !is_wrong(c, entry, &refcount))
+            !is_data_wrong(c, entry, &refcount))
             continue;
         check_say(c, "%s OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount=%" PRIu64,
                   repair ? "Repairing" : "ERROR", entry, refcount);
-        report_wrong(c, repair);
-        store_be64(buf + i * QCOW2_ENTRY_SIZE, entry ^ QCOW2_ENTRY_COPIED);
-        first = min_u64(first, i);
-        last = i;
+        report_wrong(c, repair, times);
+        store_be64(buf + at, entry ^ QCOW2_ENTRY_COPIED);
+        first = min_u64(first, at);
+        last = at;
     }
     if (!repair || first == UINT64_MAX)
         return 0;
-    c->wrote = true;
-    return file_pwrite(c->file, table + first * QCOW2_ENTRY_SIZE, buf + first * QCOW2_ENTRY_SIZE,
-                       (last - first + 1) * QCOW2_ENTRY_SIZE);
+    return check_write_entries(c, true, table + first, buf + first,
+                               last - first + QCOW2_ENTRY_SIZE);
+}
+
+/* Each table is looked at once: then its count of references is taken away. */
+static bool is_new_table(struct check *c, uint64_t table, uint32_t *times)
+{
+    *times = 1;
+    if (!is_aligned(table, c->cluster_size))
+        return check_may_walk_unaligned(c);
+    if (table >> c->cluster_bits >= c->active_tables.clusters)
+        return false; /* beyond the end of the file: reads as zeros */
+    *times = check_refs_take(&c->active_tables, table >> c->cluster_bits);
+    return *times > 0;
 }
 
 int check_copied_flags(struct check *c)
@@ -80,12 +108,14 @@ int check_copied_flags(struct check *c)
     unsigned char *buf = malloc(c->cluster_size);
     uint64_t *l1 = NULL;
     uint64_t refcount;
+    uint32_t times;
     int rc = buf == NULL ? -ENOMEM : check_read_table(c, h->l1_table_offset, h->l1_size, &l1);
 
+    c->unaligned_tables = 0;
     for (uint64_t i = 0; rc == 0 && i < h->l1_size; i++) {
         uint64_t table = l1[i] & QCOW2_OFFSET_MASK;
 
-        if (table == 0)
+        if (table == 0 || !can_count(c, l1[i], &refcount))
             continue;
         if (is_wrong(c, l1[i], &refcount)) {
             unsigned char raw[QCOW2_ENTRY_SIZE];
@@ -94,16 +124,14 @@ int check_copied_flags(struct check *c)
                       "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
                       " refcount=%" PRIu64,
                       repair ? "Repairing" : "ERROR", i, l1[i], refcount);
-            report_wrong(c, repair);
+            report_wrong(c, repair, 1);
             store_be64(raw, l1[i] ^ QCOW2_ENTRY_COPIED);
-            if (repair) {
-                c->wrote = true;
-                rc = file_pwrite(c->file, h->l1_table_offset + i * QCOW2_ENTRY_SIZE, raw,
-                                 sizeof(raw));
-            }
+            if (repair)
+                rc = check_write_entries(c, false, h->l1_table_offset + i * QCOW2_ENTRY_SIZE, raw,
+                                         sizeof(raw));
         }
-        if (rc == 0)
-            rc = check_l2(c, table, buf, repair);
+        if (rc == 0 && is_new_table(c, table, &times))
+            rc = check_l2(c, table, times, buf, repair);
     }
     free(l1);
     free(buf);

@@ -12,15 +12,13 @@
 #include <string.h>
 
 enum {
-    SNAPSHOT_ENTRY = 40,
-    SNAPSHOT_MAX_EXTRA = 1024,
+    MAX_OVERLAP = 16,
     BITMAP_ENTRY = 24,
     BITMAPS_EXTENSION = 24,
     MAX_BITMAPS = 65535,
     MAX_BITMAP_TABLE = 1 << 22,
     EXTENSION_AREA = 64 << 10, /* what is read of cluster 0 */
 };
-#define MAX_SNAPSHOT_TABLE   (UINT64_C(64) << 20)
 #define MAX_BITMAP_DIRECTORY (UINT64_C(64) << 20)
 
 static int walk_snapshot_l1(struct check *c, uint32_t index, uint64_t offset, uint32_t entries)
@@ -32,13 +30,18 @@ static int walk_snapshot_l1(struct check *c, uint32_t index, uint64_t offset, ui
                          index, offset);
         return 0;
     }
-    if (entries > QCOW2_MAX_L1_BYTES / QCOW2_ENTRY_SIZE ||
-        !range_within(offset, (uint64_t)entries * QCOW2_ENTRY_SIZE,
-                      align_up(c->file_bytes, c->cluster_size))) {
+    if (entries > QCOW2_MAX_L1_BYTES / QCOW2_ENTRY_SIZE) {
         check_corruption(c,
-                         "ERROR snapshot %" PRIu32 ": L1 table is too large or outside the image; "
-                         "snapshot table entry corrupted",
-                         index);
+                         "ERROR snapshot %" PRIu32 " l1_size=%#" PRIx32
+                         ": L1 table is too large; snapshot table entry corrupted",
+                         index, entries);
+        return 0;
+    }
+    /* L1 tables that do not overlap are together smaller than the file. */
+    c->l1_bytes += min_u64((uint64_t)entries * QCOW2_ENTRY_SIZE, c->file_bytes);
+    if (c->l1_bytes / MAX_OVERLAP > c->file_bytes) {
+        check_say(c, "ERROR snapshot %" PRIu32 ": too many L1 tables overlap", index);
+        c->result->check_errors++;
         return 0;
     }
     return check_walk_l1(c, offset, entries, false);
@@ -46,41 +49,31 @@ static int walk_snapshot_l1(struct check *c, uint32_t index, uint64_t offset, ui
 
 int check_walk_snapshots(struct check *c)
 {
-    const struct qcow2_header *h = &c->header;
-    uint64_t at = h->snapshots_offset;
-    int rc = 0;
+    int rc = check_count_range(c, c->header.snapshots_offset, c->snapshot_bytes);
 
-    if (h->nb_snapshots == 0)
-        return 0;
-    for (uint32_t i = 0; rc == 0 && i < h->nb_snapshots; i++) {
-        unsigned char raw[SNAPSHOT_ENTRY];
-        uint32_t extra;
-
-        rc = file_pread(c->file, at, raw, sizeof(raw));
-        extra = rc == 0 ? load_be32(raw + 36) : 0;
-        if (rc == 0 && (extra > SNAPSHOT_MAX_EXTRA ||
-                        at - h->snapshots_offset > MAX_SNAPSHOT_TABLE || at > c->file_bytes)) {
-            check_corruption(c, "ERROR snapshot table entry %" PRIu32 " is malformed", i);
-            break;
-        }
-        if (rc == 0)
-            rc = walk_snapshot_l1(c, i, load_be64(raw), load_be32(raw + 8));
-        at += align_up(SNAPSHOT_ENTRY + extra + load_be16(raw + 12) + load_be16(raw + 14), 8);
-    }
-    if (rc == 0)
-        rc = check_count_range(c, h->snapshots_offset, at - h->snapshots_offset);
+    /* They would share guest data, which has no refcounts there. Nothing repairs that. */
+    if (c->has_data_file && c->snapshot_count > 0)
+        check_corruption(c, "ERROR %" PRIu32 " snapshots in image with data file",
+                         c->snapshot_count);
+    for (uint32_t i = 0; rc == 0 && i < c->snapshot_count; i++)
+        rc = walk_snapshot_l1(c, i, load_be64(c->snapshots[i].raw),
+                              load_be32(c->snapshots[i].raw + 8));
     return rc;
 }
 
-/* Finds the bitmaps extension: its payload in `out`. False when there is none. */
-static int find_bitmaps(const struct check *c, unsigned char out[BITMAPS_EXTENSION], bool *found)
+int check_find_bitmaps(struct check *c)
 {
     const struct qcow2_header *h = &c->header;
     uint64_t area = min_u64(EXTENSION_AREA, c->cluster_size);
-    unsigned char *raw = malloc(area);
-    int rc = raw != NULL ? file_pread(c->file, 0, raw, area) : -ENOMEM;
+    unsigned char *raw;
+    int rc;
 
-    *found = false;
+    c->bitmaps = (struct check_bitmaps){0};
+    /* Without the autoclear bit the bitmaps are invalid, and their clusters garbage. */
+    if ((h->autoclear_features & QCOW2_AUTOCLEAR_BITMAPS) == 0)
+        return 0;
+    raw = malloc(area);
+    rc = raw != NULL ? file_pread(c->file, 0, raw, area) : -ENOMEM;
     if (h->backing_file_offset != 0)
         area = min_u64(area, h->backing_file_offset);
     for (uint64_t at = h->header_length; rc == 0 && at + 8 <= area;) {
@@ -88,10 +81,13 @@ static int find_bitmaps(const struct check *c, unsigned char out[BITMAPS_EXTENSI
 
         if (type == QCOW2_EXT_END || length > area - at - 8)
             break;
-        if (type == QCOW2_EXT_BITMAPS && length >= BITMAPS_EXTENSION) {
-            memcpy(out, raw + at + 8, BITMAPS_EXTENSION);
-            *found = true;
-        }
+        if (type == QCOW2_EXT_BITMAPS && length >= BITMAPS_EXTENSION)
+            c->bitmaps = (struct check_bitmaps){
+                .are_there = true,
+                .count = load_be32(raw + at + 8),
+                .size = load_be64(raw + at + 16),
+                .offset = load_be64(raw + at + 24),
+            };
         at += 8 + align_up(length, 8);
     }
     free(raw);
@@ -103,9 +99,15 @@ static int walk_bitmap_table(struct check *c, uint64_t offset, uint32_t entries)
     uint64_t *table;
     int rc;
 
-    if (entries > MAX_BITMAP_TABLE || !range_within(offset, (uint64_t)entries * QCOW2_ENTRY_SIZE,
-                                                    align_up(c->file_bytes, c->cluster_size))) {
-        check_corruption(c, "ERROR bitmap table at %#" PRIx64 " is outside the image", offset);
+    if (entries > MAX_BITMAP_TABLE) {
+        check_corruption(c, "ERROR bitmap table at %#" PRIx64 " is too large", offset);
+        return 0;
+    }
+    /* As with L1 tables. */
+    c->bitmap_bytes += min_u64((uint64_t)entries * QCOW2_ENTRY_SIZE, c->file_bytes);
+    if (c->bitmap_bytes / MAX_OVERLAP > c->file_bytes) {
+        check_say(c, "ERROR too many bitmap tables overlap");
+        c->result->check_errors++;
         return 0;
     }
     rc = check_count_range(c, offset, (uint64_t)entries * QCOW2_ENTRY_SIZE);
@@ -126,21 +128,13 @@ static int walk_bitmap_table(struct check *c, uint64_t offset, uint32_t entries)
 
 int check_walk_bitmaps(struct check *c)
 {
-    unsigned char ext[BITMAPS_EXTENSION];
-    uint64_t size, offset, at = 0;
-    uint32_t count;
-    bool found;
+    uint64_t size = c->bitmaps.size, offset = c->bitmaps.offset, at = 0;
+    uint32_t count = c->bitmaps.count;
     int rc;
 
-    /* Without the autoclear bit the bitmaps are invalid, and their clusters garbage. */
-    if ((c->header.autoclear_features & QCOW2_AUTOCLEAR_BITMAPS) == 0)
+    if (!c->bitmaps.are_there)
         return 0;
-    rc = find_bitmaps(c, ext, &found);
-    if (rc < 0 || !found)
-        return rc;
-    count = load_be32(ext);
-    size = load_be64(ext + 8);
-    offset = load_be64(ext + 16);
+    c->bitmap_bytes = 0;
     if (count > MAX_BITMAPS || size > MAX_BITMAP_DIRECTORY ||
         !range_within(offset, size, align_up(c->file_bytes, c->cluster_size))) {
         check_corruption(c, "ERROR bitmap directory is malformed");

@@ -4,6 +4,11 @@
  * The new blocks and the new table are written behind the end of the file, synced, and then one write
  * switches the header over: at any moment the header names a whole set, and nothing that the old set
  * or the image refers to is overwritten. The clusters of the old set are free in the new one.
+ *
+ * Entries that lead beyond the end of the file would lead to the new structures if those were put
+ * right there. So they go behind the place that such entries lead to, if there is a gap; the file
+ * then reaches further, and what an entry leads to between the old and the new end counts as in use
+ * and reads as zeros.
  */
 #include "bytes.h"
 #include "checked.h"
@@ -21,7 +26,7 @@ struct plan {
     uint64_t ranges; /* refcount blocks that the image's clusters could need */
 };
 
-static bool range_needs_block(const struct check *c, const struct plan *p, uint64_t range)
+static bool range_needs_block(struct check *c, const struct plan *p, uint64_t range)
 {
     uint64_t first = range * c->refblock_entries;
 
@@ -33,7 +38,6 @@ static bool range_needs_block(const struct check *c, const struct plan *p, uint6
 /* More blocks cover more clusters: climbs until the structures hold themselves as well. */
 static int make_plan(struct check *c, struct plan *p)
 {
-    p->first_cluster = c->file_clusters;
     p->blocks = p->table_clusters = 1;
     for (;;) {
         uint64_t end = p->first_cluster + p->blocks + p->table_clusters;
@@ -45,8 +49,10 @@ static int make_plan(struct check *c, struct plan *p)
             return -EFBIG;
         for (uint64_t range = 0; range < p->ranges; range++)
             blocks += range_needs_block(c, p, range);
-        if (blocks <= p->blocks && table <= p->table_clusters)
-            return check_refs_grow(&c->refs, end);
+        if (blocks <= p->blocks && table <= p->table_clusters) {
+            check_refs_grow(&c->refs, end);
+            return 0;
+        }
         p->blocks = max_u64(blocks, p->blocks);
         p->table_clusters = max_u64(table, p->table_clusters);
     }
@@ -61,7 +67,7 @@ static int write_block(struct check *c, uint64_t range, uint64_t offset)
         uint64_t value = check_refs_get(&c->refs, first + i);
 
         if (value != 0)
-            check_refcount_encode(c->block, c->refcount_bits, i, value);
+            qcow2_refcount_encode(c->block, c->refcount_bits, i, value);
     }
     return file_pwrite(c->file, offset, c->block, c->cluster_size);
 }
@@ -103,20 +109,71 @@ static int switch_header(struct check *c, const struct plan *p)
     return rc;
 }
 
+/* Counts afresh, without the structures that are to go, as if the file had `clusters` clusters. */
+static int count_again(struct check *c, uint64_t clusters)
+{
+    struct blk_check_result *r = c->result;
+
+    if (clusters > c->file_clusters) {
+        c->file_clusters = clusters;
+        c->file_bytes = clusters << c->cluster_bits;
+    }
+    check_refs_grow(&c->refs, c->file_clusters);
+    check_refs_grow(&c->active_tables, c->file_clusters);
+    check_refs_grow(&c->other_tables, c->file_clusters);
+    check_refs_clear(&c->refs);
+    r->corruptions = r->check_errors = 0;
+    r->allocated_clusters = r->compressed_clusters = r->fragmented_clusters = 0;
+    return check_walk_image(c);
+}
+
+/* The end of the first dangling range that [first_cluster, ...) of the plan meets, in clusters; 0 when
+ * it meets none. */
+static uint64_t end_of_collision(const struct check *c, const struct plan *p)
+{
+    uint64_t start = p->first_cluster << c->cluster_bits;
+    uint64_t length = (p->blocks + p->table_clusters) << c->cluster_bits;
+
+    for (size_t i = 0; i < ARRAY_LEN(c->beyond); i++) {
+        const struct check_beyond *b = &c->beyond[i];
+
+        if (b->end != 0 && ranges_overlap(start, length, b->start, b->end - b->start))
+            return div_round_up(b->end, c->cluster_size);
+    }
+    return 0;
+}
+
+/* Counts all references and finds the place for the new structures. Each turn moves them behind a
+ * range that dangling entries lead to, of which there are at most as many as powers of two. */
+static int count_and_plan(struct check *c, struct plan *p)
+{
+    int rc = count_again(c, c->file_clusters);
+
+    p->first_cluster = c->file_clusters;
+    for (;;) {
+        uint64_t beyond;
+
+        if (rc == 0)
+            rc = make_plan(c, p);
+        if (rc < 0)
+            return rc;
+        beyond = end_of_collision(c, p);
+        if (beyond == 0)
+            return 0;
+        p->first_cluster = beyond;
+        c->quiet = true;
+        rc = count_again(c, beyond);
+        c->quiet = false;
+    }
+}
+
 int check_rebuild(struct check *c)
 {
     struct plan p = {0};
-    int rc;
+    int rc = count_and_plan(c, &p);
 
-    /* Counted afresh without the structures that are to go. */
-    check_refs_clear(&c->refs);
-    c->quiet = true;
-    rc = check_walk_image(c);
-    c->quiet = false;
-    if (rc == 0)
-        rc = make_plan(c, &p);
     for (uint64_t i = 0; rc == 0 && i < p.blocks + p.table_clusters; i++)
-        rc = check_refs_add(&c->refs, p.first_cluster + i);
+        rc = check_refs_add(&c->refs, p.first_cluster + i, 1);
     c->block_index = UINT64_MAX;
     if (rc == 0)
         rc = write_structures(c, &p);

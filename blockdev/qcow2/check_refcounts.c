@@ -1,6 +1,6 @@
 /*
- * check_refcounts.c - the refcount table and its blocks: reading them at any width, comparing them
- * with what was counted, and putting single refcounts right.
+ * check_refcounts.c - the refcount table and its blocks: comparing them with what was counted, and
+ * putting single refcounts right.
  */
 #include "bytes.h"
 #include "checked.h"
@@ -11,47 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Specification, "Refcount block entry": below a byte, entry 0 is in the least significant bits. */
-uint64_t check_refcount_decode(const unsigned char *block, unsigned bits, uint64_t index)
-{
-    switch (bits) {
-    case 8:
-        return block[index];
-    case 16:
-        return load_be16(block + index * 2);
-    case 32:
-        return load_be32(block + index * 4);
-    case 64:
-        return load_be64(block + index * 8);
-    default:
-        return (unsigned)block[index * bits / 8] >> (index * bits % 8) & ((1U << bits) - 1);
-    }
-}
-
-void check_refcount_encode(unsigned char *block, unsigned bits, uint64_t index, uint64_t value)
-{
-    switch (bits) {
-    case 8:
-        block[index] = (unsigned char)value;
-        break;
-    case 16:
-        store_be16(block + index * 2, (uint16_t)value);
-        break;
-    case 32:
-        store_be32(block + index * 4, (uint32_t)value);
-        break;
-    case 64:
-        store_be64(block + index * 8, value);
-        break;
-    default: {
-        unsigned shift = (unsigned)(index * bits % 8);
-        unsigned mask = ((1U << bits) - 1) << shift;
-        unsigned char *byte = &block[index * bits / 8];
-
-        *byte = (unsigned char)((*byte & ~mask) | ((unsigned)value << shift & mask));
-    }
-    }
-}
+/* How far a repair extends a file: what ext4 allows. */
+#define MAX_EXTENSION (UINT64_C(16) << 40)
 
 int check_load_reftable(struct check *c)
 {
@@ -64,11 +25,29 @@ int check_load_reftable(struct check *c)
     return check_read_table(c, c->header.refcount_table_offset, c->reftable_entries, &c->reftable);
 }
 
-/* A block behind the end of the file reads as zeros: all its refcounts are free, or lost. */
-static void block_outside(struct check *c, uint64_t index)
+/* A block behind the end of the file reads as zeros: all its refcounts are free, or lost. A repair
+ * makes the file reach that far. */
+static int block_outside(struct check *c, uint64_t index, uint64_t offset)
 {
-    check_corruption(c, "ERROR refcount block %" PRIu64 " is outside image", index);
-    c->needs_rebuild = true;
+    uint64_t clusters = (offset >> c->cluster_bits) + 1;
+
+    if ((c->fix & BLK_FIX_ERRORS) == 0) {
+        check_corruption(c, "ERROR refcount block %" PRIu64 " is outside image", index);
+        return 0;
+    }
+    if (offset > MAX_EXTENSION ||
+        c->file->ops->truncate(c->file, clusters << c->cluster_bits) != 0) {
+        check_corruption(c, "ERROR could not resize image for refcount block %" PRIu64, index);
+        c->needs_rebuild = true;
+        return 0;
+    }
+    check_say(c, "Repairing refcount block %" PRIu64 " is outside image", index);
+    c->result->corruptions_fixed++;
+    c->file_clusters = clusters;
+    c->file_bytes = clusters << c->cluster_bits;
+    c->wrote = true;
+    check_refs_grow(&c->refs, clusters);
+    return check_count_range(c, offset, c->cluster_size);
 }
 
 int check_count_refblocks(struct check *c)
@@ -91,7 +70,7 @@ int check_count_refblocks(struct check *c)
                              i);
             c->needs_rebuild = true;
         } else if (offset != 0 && cluster >= c->file_clusters) {
-            block_outside(c, i);
+            rc = block_outside(c, i, offset);
         } else if (offset != 0) {
             rc = check_count_range(c, offset, c->cluster_size);
             refs = check_refs_get(&c->refs, cluster);
@@ -129,6 +108,10 @@ int check_get_refcount(struct check *c, uint64_t cluster, uint64_t *refcount)
     int rc;
 
     *refcount = 0;
+    if (index < c->reftable_entries &&
+        (!is_aligned(c->reftable[index] & ~QCOW2_REFTABLE_RESERVED, c->cluster_size) ||
+         c->reftable[index] > INT64_MAX))
+        return -EIO;
     if (offset == 0)
         return 0;
     if (index != c->block_index) {
@@ -136,13 +119,11 @@ int check_get_refcount(struct check *c, uint64_t cluster, uint64_t *refcount)
         if (rc < 0)
             return rc;
         c->block_index = index;
-        c->block_status = is_aligned(offset, c->cluster_size)
-                              ? file_pread(c->file, offset, c->block, c->cluster_size)
-                              : -EIO;
+        c->block_status = file_pread(c->file, offset, c->block, c->cluster_size);
     }
     if (c->block_status == 0)
         *refcount =
-            check_refcount_decode(c->block, c->refcount_bits, cluster % c->refblock_entries);
+            qcow2_refcount_decode(c->block, c->refcount_bits, cluster % c->refblock_entries);
     return c->block_status;
 }
 
@@ -173,7 +154,7 @@ static int compare_one(struct check *c, unsigned fix, uint64_t cluster, uint64_t
                                       : "Leaked",
               cluster, refcount, references);
     if (repair) {
-        check_refcount_encode(c->block, c->refcount_bits, cluster % c->refblock_entries,
+        qcow2_refcount_encode(c->block, c->refcount_bits, cluster % c->refblock_entries,
                               references);
         c->block_dirty = true;
         if (refcount > references)
@@ -188,9 +169,23 @@ static int compare_one(struct check *c, unsigned fix, uint64_t cluster, uint64_t
     return 0;
 }
 
+/* The next cluster at or after `at` with a block or a reference, in whose range neither is. */
+static uint64_t skip_hole(struct check *c, uint64_t at, uint64_t *next_block)
+{
+    uint64_t next = c->file_clusters;
+
+    *next_block = max_u64(*next_block, at / c->refblock_entries);
+    while (*next_block < c->reftable_entries && block_offset(c, *next_block) == 0)
+        ++*next_block;
+    if (*next_block < c->reftable_entries)
+        next = min_u64(next, *next_block * c->refblock_entries);
+    return check_refs_next(&c->refs, &at, next) ? at : next;
+}
+
 int check_compare(struct check *c, unsigned fix)
 {
     uint64_t end = 1; /* the header */
+    uint64_t next_block = 0;
     int rc = 0;
 
     c->block_index = UINT64_MAX;
@@ -200,7 +195,7 @@ int check_compare(struct check *c, unsigned fix)
 
         /* Nothing referred to and no block: a hole in a sparse file, however large. */
         if (block_offset(c, index) == 0 && !check_refs_touched(&c->refs, at, stop - at)) {
-            at = stop;
+            at = skip_hole(c, stop, &next_block);
             continue;
         }
         for (; rc == 0 && at < stop; at++)
@@ -210,4 +205,50 @@ int check_compare(struct check *c, unsigned fix)
         rc = check_flush_block(c);
     c->result->image_end_offset = end << c->cluster_bits;
     return rc;
+}
+
+static int set_refcounts(struct check *c, uint64_t first, uint64_t clusters)
+{
+    uint64_t refcount;
+    int rc = 0;
+
+    for (uint64_t at = first; rc == 0 && at < first + clusters; at++) {
+        rc = check_get_refcount(c, at, &refcount);
+        if (rc == 0) {
+            qcow2_refcount_encode(c->block, c->refcount_bits, at % c->refblock_entries, 1);
+            c->block_dirty = true;
+        }
+    }
+    return rc == 0 ? check_flush_block(c) : rc;
+}
+
+int check_alloc(struct check *c, uint64_t clusters, uint64_t *first)
+{
+    uint64_t run = 0, refcount;
+
+    c->block_index = UINT64_MAX;
+    for (uint64_t index = 0; index < c->reftable_entries; index++) {
+        uint64_t at = index * c->refblock_entries;
+        uint64_t stop = min_u64(at + c->refblock_entries, c->file_clusters + clusters);
+
+        if (block_offset(c, index) == 0) {
+            run = 0;
+            continue;
+        }
+        for (; at < stop; at++) {
+            int rc = check_get_refcount(c, at, &refcount);
+
+            if (rc < 0)
+                return rc;
+            run = refcount == 0 && check_refs_get(&c->refs, at) == 0 ? run + 1 : 0;
+            if (run == clusters) {
+                *first = at + 1 - clusters;
+                check_refs_grow(&c->refs, at + 1);
+                c->file_clusters = max_u64(c->file_clusters, at + 1);
+                c->file_bytes = max_u64(c->file_bytes, c->file_clusters << c->cluster_bits);
+                return set_refcounts(c, *first, clusters);
+            }
+        }
+    }
+    return -ENOSPC;
 }

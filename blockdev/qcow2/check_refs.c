@@ -1,3 +1,10 @@
+/*
+ * check_refs.c - counters for clusters, where an image refers to any.
+ *
+ * Time and memory follow the number of references, not the size that a sparse file claims nor how far
+ * apart a hostile table's entries lie: chunks of some counters stand in a hash table by their place,
+ * and in an array that is put into order when somebody walks over them.
+ */
 #include "checked.h"
 #include "qcow2/check.h"
 
@@ -5,92 +12,179 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_BITS = 14, CHUNK = 1 << CHUNK_BITS };
-/* 2^40 clusters: 512 TiB of 512-byte clusters, more than any file system holds in a file of data. */
-#define MAX_CLUSTERS (UINT64_C(1) << 40)
+enum { CHUNK_BITS = 5, CHUNK = 1 << CHUNK_BITS, FIRST_ROOM = 64 };
 
-int check_refs_init(struct check_refs *refs, uint64_t clusters)
+struct check_chunk {
+    uint64_t index;
+    uint32_t counts[CHUNK];
+};
+
+void check_refs_init(struct check_refs *refs, uint64_t clusters)
 {
-    *refs = (struct check_refs){0};
-    return check_refs_grow(refs, clusters);
+    *refs = (struct check_refs){.clusters = clusters};
 }
 
-int check_refs_grow(struct check_refs *refs, uint64_t clusters)
+void check_refs_grow(struct check_refs *refs, uint64_t clusters)
 {
-    uint64_t count = div_round_up(clusters, CHUNK);
-    uint32_t **chunks;
-
-    if (clusters > MAX_CLUSTERS)
-        return -EFBIG;
-    if (count > refs->chunk_count) {
-        /* A fresh array: the pages of a huge one that stay untouched take no memory. */
-        chunks = calloc(count, sizeof(*chunks));
-        if (chunks == NULL)
-            return -ENOMEM;
-        if (refs->chunk_count > 0)
-            memcpy(chunks, refs->chunks, refs->chunk_count * sizeof(*chunks));
-        free(refs->chunks);
-        refs->chunks = chunks;
-        refs->chunk_count = count;
-    }
     refs->clusters = max_u64(refs->clusters, clusters);
-    return 0;
 }
 
 void check_refs_clear(struct check_refs *refs)
 {
-    for (uint64_t i = 0; i < refs->chunk_count; i++) {
+    for (size_t i = 0; i < refs->count; i++)
         free(refs->chunks[i]);
-        refs->chunks[i] = NULL;
-    }
+    if (refs->room > 0)
+        memset(refs->slots, 0, refs->room * sizeof(struct check_chunk *));
+    refs->count = 0;
+    refs->is_sorted = true;
 }
 
 void check_refs_free(struct check_refs *refs)
 {
     check_refs_clear(refs);
     free(refs->chunks);
+    free(refs->slots);
     *refs = (struct check_refs){0};
+}
+
+/* The slot of the chunk with `index`, or the free one where it would go. */
+static struct check_chunk **slot_of(const struct check_refs *refs, uint64_t index)
+{
+    uint64_t i = (index * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (refs->room - 1);
+
+    while (refs->slots[i] != NULL && refs->slots[i]->index != index)
+        i = (i + 1) & (refs->room - 1);
+    return &refs->slots[i];
+}
+
+static struct check_chunk *find(const struct check_refs *refs, uint64_t cluster)
+{
+    return refs->room > 0 ? *slot_of(refs, cluster >> CHUNK_BITS) : NULL;
+}
+
+/* Keeps half of the slots free. */
+static int make_room(struct check_refs *refs)
+{
+    size_t room = refs->room > 0 ? refs->room * 2 : FIRST_ROOM;
+    struct check_chunk **slots, **chunks;
+
+    if (refs->count < refs->room / 2)
+        return 0;
+    chunks = realloc(refs->chunks, room / 2 * sizeof(struct check_chunk *));
+    if (chunks == NULL)
+        return -ENOMEM;
+    refs->chunks = chunks;
+    slots = calloc(room, sizeof(struct check_chunk *));
+    if (slots == NULL)
+        return -ENOMEM;
+    free(refs->slots);
+    refs->slots = slots;
+    refs->room = room;
+    for (size_t i = 0; i < refs->count; i++)
+        *slot_of(refs, chunks[i]->index) = chunks[i];
+    return 0;
+}
+
+static struct check_chunk *add_chunk(struct check_refs *refs, uint64_t index)
+{
+    struct check_chunk *chunk;
+
+    if (make_room(refs) < 0)
+        return NULL;
+    chunk = calloc(1, sizeof(*chunk));
+    if (chunk == NULL)
+        return NULL;
+    chunk->index = index;
+    refs->is_sorted =
+        refs->is_sorted && (refs->count == 0 || refs->chunks[refs->count - 1]->index < index);
+    *slot_of(refs, index) = chunk;
+    refs->chunks[refs->count++] = chunk;
+    return chunk;
 }
 
 uint32_t check_refs_get(const struct check_refs *refs, uint64_t cluster)
 {
-    const uint32_t *chunk = cluster < refs->clusters ? refs->chunks[cluster >> CHUNK_BITS] : NULL;
+    const struct check_chunk *chunk = find(refs, cluster);
 
-    return chunk != NULL ? chunk[cluster & (CHUNK - 1)] : 0;
+    return chunk != NULL ? chunk->counts[cluster & (CHUNK - 1)] : 0;
 }
 
-int check_refs_add(struct check_refs *refs, uint64_t cluster)
+int check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times)
 {
-    uint32_t **chunk;
+    struct check_chunk *chunk;
     uint32_t *count;
 
     if (cluster >= refs->clusters)
         return 0;
-    chunk = &refs->chunks[cluster >> CHUNK_BITS];
-    if (*chunk == NULL)
-        *chunk = calloc(CHUNK, sizeof(**chunk));
-    if (*chunk == NULL)
+    chunk = find(refs, cluster);
+    if (chunk == NULL)
+        chunk = add_chunk(refs, cluster >> CHUNK_BITS);
+    if (chunk == NULL)
         return -ENOMEM;
-    count = &(*chunk)[cluster & (CHUNK - 1)];
-    if (*count < UINT32_MAX)
-        ++*count;
+    count = &chunk->counts[cluster & (CHUNK - 1)];
+    *count = *count > UINT32_MAX - times ? UINT32_MAX : *count + times;
     return 0;
 }
 
-bool check_refs_touched(const struct check_refs *refs, uint64_t first, uint64_t count)
+uint32_t check_refs_take(struct check_refs *refs, uint64_t cluster)
 {
-    uint64_t end = min_u64(first + count, refs->clusters);
+    struct check_chunk *chunk = find(refs, cluster);
+    uint32_t count = 0;
 
-    for (uint64_t at = first; at < end;) {
-        uint64_t chunk_end = min_u64(((at >> CHUNK_BITS) + 1) << CHUNK_BITS, end);
+    if (chunk != NULL) {
+        count = chunk->counts[cluster & (CHUNK - 1)];
+        chunk->counts[cluster & (CHUNK - 1)] = 0;
+    }
+    return count;
+}
 
-        if (refs->chunks[at >> CHUNK_BITS] != NULL) {
-            for (; at < chunk_end; at++) {
-                if (refs->chunks[at >> CHUNK_BITS][at & (CHUNK - 1)] != 0)
-                    return true;
+static int compare_chunks(const void *a, const void *b)
+{
+    uint64_t left = (*(struct check_chunk *const *)a)->index;
+    uint64_t right = (*(struct check_chunk *const *)b)->index;
+
+    return (left > right) - (left < right);
+}
+
+/* The position of the first chunk at or behind `index`. */
+static size_t lower_bound(const struct check_refs *refs, uint64_t index)
+{
+    size_t low = 0, high = refs->count;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (refs->chunks[middle]->index < index)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+bool check_refs_next(struct check_refs *refs, uint64_t *cluster, uint64_t stop)
+{
+    if (!refs->is_sorted && refs->count > 0) {
+        qsort(refs->chunks, refs->count, sizeof(struct check_chunk *), compare_chunks);
+        refs->is_sorted = true;
+    }
+    for (size_t i = lower_bound(refs, *cluster >> CHUNK_BITS); i < refs->count; i++) {
+        const struct check_chunk *chunk = refs->chunks[i];
+        uint64_t first = chunk->index << CHUNK_BITS;
+
+        for (uint64_t at = max_u64(first, *cluster); at < first + CHUNK; at++) {
+            if (at >= stop)
+                return false;
+            if (chunk->counts[at - first] != 0) {
+                *cluster = at;
+                return true;
             }
         }
-        at = chunk_end;
     }
     return false;
+}
+
+bool check_refs_touched(struct check_refs *refs, uint64_t first, uint64_t count)
+{
+    return check_refs_next(refs, &first, first + count);
 }

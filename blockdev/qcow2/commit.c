@@ -38,6 +38,9 @@
  * does not: the kernel may have dropped what it could not write, so that trying again would claim
  * what nobody knows. From then on everything that needs the disk to be stable fails (qcow2_break).
  *
+ * With lazy refcounts (lazy.c) there are no stages 1 and 2 while the dirty bit is set: refcounts are
+ * written when the cache wants room, in no order, and at the end (qcow2_settle).
+ *
  * Flushes that arrive while one is carried out share the next one (flush_wanted, flush_done).
  */
 #include "bytes.h"
@@ -97,9 +100,22 @@ int qcow2_break(struct qcow2 *q, int code)
 
 int qcow2_sync(struct qcow2 *q)
 {
-    int r = q->file->ops->sync(q->file);
+    struct file *data = q->blk->data_file;
+    uint64_t size;
+    int r;
 
-    return r != 0 ? qcow2_break(q, r) : 0;
+    pthread_mutex_lock(&q->lock);
+    size = q->file_size;
+    pthread_mutex_unlock(&q->lock);
+    r = data != NULL ? data->ops->sync(data) : 0;
+    r = r == 0 ? q->file->ops->sync(q->file) : r;
+    if (r != 0) {
+        return qcow2_break(q, r);
+    }
+    pthread_mutex_lock(&q->lock);
+    q->stable_size = max_u64(q->stable_size, size);
+    pthread_mutex_unlock(&q->lock);
+    return 0;
 }
 
 static void pieces_free(struct pieces *list)
@@ -136,8 +152,14 @@ static int copy_slices(struct qcow2 *q, enum qcow2_slice_kind kind, struct piece
         struct qcow2_slice *slice = q->cache.slices[i];
 
         if (slice->dirty && slice->kind == kind) {
+            int r = qcow2_check_overlap(
+                q, kind == QCOW2_SLICE_L2 ? QCOW2_WRITES_L2 : QCOW2_WRITES_REFBLOCK, slice->offset,
+                bytes);
             struct piece *piece = &list->pieces[list->count];
 
+            if (r != 0) {
+                return r;
+            }
             *piece = (struct piece){.offset = slice->offset, .length = bytes, .slice = slice};
             piece->data = list->data + list->count * bytes;
             memcpy(piece->data, slice->data, bytes);
@@ -149,8 +171,9 @@ static int copy_slices(struct qcow2 *q, enum qcow2_slice_kind kind, struct piece
     return 0;
 }
 
-static int copy_table(struct qcow2_table *table, struct pieces *list)
+static int copy_table(struct qcow2 *q, struct qcow2_table *table, struct pieces *list)
 {
+    enum qcow2_writes what = table == &q->l1 ? QCOW2_WRITES_L1 : QCOW2_WRITES_REFTABLE;
     size_t sectors = div_round_up(table->count, QCOW2_TABLE_SECTOR_ENTRIES), count = 0;
 
     if (!table->any_dirty) {
@@ -167,9 +190,15 @@ static int copy_table(struct qcow2_table *table, struct pieces *list)
         size_t first = s * QCOW2_TABLE_SECTOR_ENTRIES;
         size_t entries = min_u64(QCOW2_TABLE_SECTOR_ENTRIES, table->count - first);
         struct piece *piece = &list->pieces[list->count];
+        int r;
 
         if (!table->dirty[s]) {
             continue;
+        }
+        r = qcow2_check_overlap(q, what, table->offset + first * QCOW2_ENTRY_SIZE,
+                                entries * QCOW2_ENTRY_SIZE);
+        if (r != 0) {
+            return r;
         }
         *piece = (struct piece){
             .offset = table->offset + first * QCOW2_ENTRY_SIZE,
@@ -219,18 +248,23 @@ static void finish_snapshot(struct qcow2 *q, struct snapshot *snapshot, bool is_
     }
 }
 
-static int take_snapshot(struct qcow2 *q, bool durable, struct snapshot *snapshot)
+static int take_snapshot(struct qcow2 *q, bool durable, bool with_refcounts,
+                         struct snapshot *snapshot)
 {
-    int r = copy_slices(q, QCOW2_SLICE_REFCOUNT, &snapshot->refcounts);
+    int r = 0;
 
-    r = r == 0 ? copy_table(&q->reftable, &snapshot->reftable) : r;
+    if (with_refcounts) {
+        r = copy_slices(q, QCOW2_SLICE_REFCOUNT, &snapshot->refcounts);
+        r = r == 0 ? copy_table(q, &q->reftable, &snapshot->reftable) : r;
+    }
     r = r == 0 ? copy_slices(q, QCOW2_SLICE_L2, &snapshot->l2) : r;
-    r = r == 0 ? copy_table(&q->l1, &snapshot->l1) : r;
+    r = r == 0 ? copy_table(q, &q->l1, &snapshot->l1) : r;
     if (r != 0) {
         return r;
     }
     snapshot->needs_barrier =
-        q->needs_barrier || snapshot->refcounts.count > 0 || snapshot->reftable.count > 0;
+        q->needs_barrier ||
+        (!q->is_lazy && (snapshot->refcounts.count > 0 || snapshot->reftable.count > 0));
     q->needs_barrier = false;
     if (durable) {
         qcow2_freed_take(q, &snapshot->freed);
@@ -280,7 +314,7 @@ static int write_snapshot(struct qcow2 *q, struct snapshot *snapshot, bool durab
     int r = write_pieces(q, &snapshot->refcounts);
 
     if (r == 0 && snapshot->reftable.count > 0) {
-        r = qcow2_sync(q);
+        r = q->is_lazy ? 0 : qcow2_sync(q);
         r = r == 0 ? write_pieces(q, &snapshot->reftable) : r;
     }
     if (r == 0 && has_mapping) {
@@ -306,7 +340,13 @@ static void write_lowered_refcounts(struct qcow2 *q)
     finish_slices(q, &list, r == 0);
 }
 
-int qcow2_commit(struct qcow2 *q, bool durable)
+static bool is_anything_dirty(const struct qcow2 *q)
+{
+    return q->cache.dirty_count > 0 || q->l1.any_dirty || q->reftable.any_dirty ||
+           q->freed.count > 0;
+}
+
+static int commit(struct qcow2 *q, bool durable, bool with_refcounts)
 {
     struct snapshot snapshot = {0};
     int r;
@@ -314,8 +354,11 @@ int qcow2_commit(struct qcow2 *q, bool durable)
     qcow2_commit_begin(q);
     qcow2_freed_reap(q);
     r = qcow2_refuse_if_broken(q);
+    if (r == 0 && q->is_lazy && is_anything_dirty(q)) {
+        r = qcow2_lazy_begin(q);
+    }
     if (r == 0) {
-        r = take_snapshot(q, durable, &snapshot);
+        r = take_snapshot(q, durable, with_refcounts, &snapshot);
         if (r == 0) {
             pthread_mutex_unlock(&q->lock);
             r = write_snapshot(q, &snapshot, durable);
@@ -325,11 +368,32 @@ int qcow2_commit(struct qcow2 *q, bool durable)
     }
     if (r == 0 && durable) {
         qcow2_freed_drain(q, &snapshot.freed);
-        if (qcow2_freed_reap(q)) {
+        if (qcow2_freed_reap(q) && with_refcounts) {
             write_lowered_refcounts(q);
         }
     }
     qcow2_commit_end(q);
+    return r;
+}
+
+int qcow2_commit(struct qcow2 *q, bool durable)
+{
+    return commit(q, durable, !q->is_lazy || !durable);
+}
+
+/* Two commits: what the first one releases is written by the second. */
+int qcow2_settle(struct qcow2 *q)
+{
+    int r = commit(q, true, true);
+
+    if (r == 0 && is_anything_dirty(q)) {
+        r = commit(q, true, true);
+    }
+    if (r == 0 && q->is_lazy && !is_anything_dirty(q)) {
+        qcow2_commit_begin(q);
+        r = qcow2_lazy_end(q);
+        qcow2_commit_end(q);
+    }
     return r;
 }
 

@@ -16,4 +16,8 @@ int qcow2_create_validate(const struct blk_create_options *options, struct err *
 int qcow2_create_write(struct file *file, const struct blk_create_options *options,
                        struct err *err);
 
+/* Everything in the file but the guest's clusters, once all of these have a place. */
+int qcow2_create_measure(const struct blk_create_options *options, uint64_t *bytes,
+                         struct err *err);
+
 #endif

@@ -19,6 +19,7 @@
 #define QCOW2_MAGIC UINT32_C(0x514649fb) /* "QFI\xfb" */
 
 enum {
+    QCOW2_AT_INCOMPATIBLE = 72, /* in the header */
     QCOW2_V2_HEADER_LENGTH = 72,
     QCOW2_V3_HEADER_MIN = 104,
     QCOW2_V3_HEADER_LENGTH = 112, /* what we write: compression_type and its padding included */
@@ -29,7 +30,20 @@ enum {
     QCOW2_DEFAULT_REFCOUNT_ORDER = 4, /* 16 bits */
     QCOW2_MAX_BACKING_NAME = 1023,
     QCOW2_MAX_SNAPSHOTS = 65536,
-    QCOW2_ENTRY_SIZE = 8, /* L1, L2 and refcount table entries */
+    QCOW2_ENTRY_SIZE = 8, /* L1, L2, refcount and bitmap table entries */
+    QCOW2_EXTENDED_L2_ENTRY_SIZE = 16,
+    QCOW2_SUBCLUSTERS_BITS = 5, /* with extended L2 entries */
+    QCOW2_SUBCLUSTERS = 1 << QCOW2_SUBCLUSTERS_BITS,
+    QCOW2_EXTENDED_L2_MIN_CLUSTER_BITS = 14, /* 32 subclusters of 512 bytes */
+    QCOW2_BITMAPS_EXTENSION_BYTES = 24,
+    QCOW2_LUKS_EXTENSION_BYTES = 16,
+    QCOW2_CRYPT_NONE = 0,
+    QCOW2_CRYPT_AES = 1,
+    QCOW2_CRYPT_LUKS = 2,
+    QCOW2_HEADER_AREA = 64 << 10, /* what is read of cluster 0: names and extensions need no more */
+    QCOW2_COMPRESSION_ZLIB = 0,
+    QCOW2_COMPRESSION_ZSTD = 1,
+    QCOW2_PACKED_SECTOR = 512, /* what the length of compressed data is counted in */
 };
 
 /* QEMU's limits; a table that passes them is still checked against the file. */
@@ -89,6 +103,21 @@ struct qcow2_header {
     uint32_t refcount_order;
     uint32_t header_length;
     uint8_t compression_type;
+    /* From its extension: where the encryption header lies, whole clusters; length 0: there is none. */
+    uint64_t luks_offset, luks_length;
 };
+
+/* log2 of the bytes of an L2 entry. */
+static inline unsigned qcow2_header_l2_entry_bits(const struct qcow2_header *h)
+{
+    return (h->incompatible_features & QCOW2_INCOMPAT_EXTENDED_L2) != 0 ? 4 : 3;
+}
+
+/* refcount_width.c: entry `index` of a refcount block (or of blocks that lie side by side), `bits`
+ * wide: 1, 2, 4, ... 64. The value must fit. */
+uint64_t qcow2_refcount_decode(const uint8_t *block, unsigned bits, uint64_t index);
+void qcow2_refcount_encode(uint8_t *block, unsigned bits, uint64_t index, uint64_t value);
+/* The greatest value of an entry. */
+uint64_t qcow2_refcount_limit(unsigned bits);
 
 #endif

@@ -20,6 +20,10 @@
  * meanwhile waits in `freed` for the next commit. Nobody ever blocks on a hold.
  *
  * The hole is punched before the refcount is lowered, so it cannot hit a cluster in its next life.
+ * It is punched with the last reference alone: compressed clusters share host clusters, and each
+ * gives back a reference of its own (compressed.c). A cluster with one reference that is on its way
+ * through here gets no further one meanwhile: nothing in memory leads to it any more, and the packer
+ * of compressed data leaves a cluster alone from the moment when a reference to it is freed.
  * Losing a cluster on the way (an error, no memory) leaks it and nothing worse.
  */
 #include "checked.h"
@@ -74,6 +78,7 @@ static void add_run(struct qcow2 *q, struct qcow2_runs *runs, uint64_t offset, u
 
 void qcow2_free_later(struct qcow2 *q, uint64_t host_offset, uint64_t clusters)
 {
+    qcow2_pack_forget(q, host_offset, clusters);
     add_run(q, &q->freed, host_offset, clusters);
 }
 
@@ -104,17 +109,42 @@ void qcow2_freed_drain(struct qcow2 *q, struct qcow2_runs *batch)
     }
 }
 
-/* A cluster with more references than the one that is given up keeps its content. */
-static bool is_last_reference(struct qcow2 *q, const struct qcow2_run *run)
+/* How many clusters from the run's `first` on have no reference but the one that is given up: only
+ * these lose their content. Metadata never does, whatever its refcount says. */
+static uint64_t count_last_references(struct qcow2 *q, const struct qcow2_run *run, uint64_t first)
 {
-    for (uint64_t i = 0; i < run->clusters; i++) {
-        uint64_t count = 0;
+    uint64_t n = first;
 
-        if (qcow2_refcount_get(q, run->offset + i * q->cluster_size, &count) != 0 || count != 1) {
-            return false;
+    for (uint64_t count; n < run->clusters; n++) {
+        uint64_t offset = run->offset + n * q->cluster_size;
+
+        if (qcow2_refcount_get(q, offset, &count) != 0 || count != 1 ||
+            qcow2_is_metadata(q, offset)) {
+            break;
         }
     }
-    return true;
+    return n - first;
+}
+
+/* Cluster by cluster, because several runs of a batch may share one: the last of them holes it. */
+static void release_run(struct qcow2 *q, const struct qcow2_run *run)
+{
+    for (uint64_t done = 0, n; done < run->clusters; done += n) {
+        uint64_t offset = run->offset + done * q->cluster_size;
+
+        n = count_last_references(q, run, done);
+        if (n > 0 && qcow2_check_overlap(q, QCOW2_WRITES_DATA, offset, n * q->cluster_size) != 0) {
+            return;
+        }
+        if (n > 0) {
+            pthread_mutex_unlock(&q->lock);
+            q->file->ops->zero(q->file, offset, n * q->cluster_size, true);
+            pthread_mutex_lock(&q->lock);
+        } else {
+            n = 1;
+        }
+        qcow2_refcount_release(q, offset, n);
+    }
 }
 
 bool qcow2_freed_reap(struct qcow2 *q)
@@ -126,14 +156,7 @@ bool qcow2_freed_reap(struct qcow2 *q)
     }
     batch = q->draining;
     for (size_t i = 0; i < batch.count; i++) {
-        const struct qcow2_run *run = &batch.runs[i];
-
-        if (is_last_reference(q, run)) {
-            pthread_mutex_unlock(&q->lock);
-            q->file->ops->zero(q->file, run->offset, run->clusters * q->cluster_size, true);
-            pthread_mutex_lock(&q->lock);
-        }
-        qcow2_refcount_release(q, run->offset, run->clusters);
+        release_run(q, &batch.runs[i]);
     }
     q->draining = (struct qcow2_runs){0};
     qcow2_runs_free(&batch);

@@ -47,15 +47,12 @@ static void end_growth(struct qcow2 *q)
 /* Puts the refcount of the new block at `offset` into its own, new slice. */
 static int count_refblock(struct qcow2 *q, uint64_t offset)
 {
-    uint64_t cluster = offset >> q->cluster_bits;
-    uint64_t at = (cluster & ((UINT64_C(1) << q->refblock_bits) - 1)) * 2;
-    uint64_t slice_bytes = UINT64_C(1) << q->slice_bits;
     struct qcow2_slice *slice;
-    int r = qcow2_cache_get(q, QCOW2_SLICE_REFCOUNT, offset + align_down(at, slice_bytes), &slice);
+    unsigned index;
+    int r = qcow2_refblock_slice(q, offset, offset >> q->cluster_bits, &slice, &index);
 
     if (r == 0) {
-        store_be16(slice->data + (at & (slice_bytes - 1)), 1);
-        qcow2_cache_mark_dirty(q, slice);
+        qcow2_refcount_store(q, slice, index, 1);
         qcow2_cache_put(slice);
     }
     return r;
@@ -90,17 +87,14 @@ static int reserve(struct qcow2 *q, uint64_t end)
 static int make_refblock(struct qcow2 *q, uint64_t block, uint64_t offset)
 {
     bool is_fresh = offset >= q->never_written;
-    int r;
+    int r = qcow2_check_overlap(q, QCOW2_WRITES_NEW, offset, q->cluster_size);
 
-    if (qcow2_is_metadata(q, offset)) {
-        return qcow2_mark_corrupt(q, "metadata has no refcount");
-    }
-    r = reserve(q, offset + q->cluster_size);
+    r = r == 0 ? reserve(q, offset + q->cluster_size) : r;
     if (r == 0 && !is_fresh) {
         r = qcow2_zero_cluster(q, offset);
     }
     if (r == 0) {
-        r = qcow2_metadata_add(q, offset);
+        r = qcow2_metadata_add_refblock(q, offset);
     }
     if (r == 0) {
         r = count_refblock(q, offset);
@@ -171,7 +165,7 @@ static void fill_table(const struct qcow2 *q, const struct layout *plan, uint64_
         entries[first + b] = (plan->start + b) << q->cluster_bits;
     }
     for (uint64_t c = plan->start; c < plan->start + plan->blocks + plan->table_clusters; c++) {
-        store_be16(raw + (c - base) * 2, 1);
+        qcow2_refcount_encode(raw, q->refcount_bits, c - base, 1);
     }
     for (uint64_t i = 0; i < count; i++) {
         store_be64(table + i * QCOW2_ENTRY_SIZE, entries[i]);
@@ -208,15 +202,19 @@ static void forget_blocks(struct qcow2 *q, const struct layout *plan)
 static int switch_table(struct qcow2 *q, const struct layout *plan, struct qcow2_table *table,
                         uint8_t *raw)
 {
+    uint64_t start = plan->start << q->cluster_bits;
     uint64_t end = (plan->start + plan->blocks + plan->table_clusters) << q->cluster_bits;
     struct qcow2_table old = q->reftable;
-    int r = 0;
+    int r = qcow2_check_overlap(q, QCOW2_WRITES_NEW, start, end - start);
 
+    if (r != 0) {
+        return r;
+    }
     fill_table(q, plan, table->entries, raw);
     table->offset = (plan->start + plan->blocks) << q->cluster_bits;
     r = reserve(q, end);
     for (uint64_t b = 0; b < plan->blocks && r == 0; b++) {
-        r = qcow2_metadata_add(q, (plan->start + b) << q->cluster_bits);
+        r = qcow2_metadata_add_refblock(q, (plan->start + b) << q->cluster_bits);
     }
     pthread_mutex_unlock(&q->lock);
     r = r == 0 ? write_table(q, plan, raw) : r;
@@ -292,8 +290,7 @@ static int count_clusters(struct qcow2 *q, uint64_t first, uint64_t count)
         if (r != 0) {
             return r;
         }
-        store_be16(slice->data + (size_t)index * 2, 1);
-        qcow2_cache_mark_dirty(q, slice);
+        qcow2_refcount_store(q, slice, index, 1);
         qcow2_cache_put(slice);
     }
     return 0;
@@ -325,18 +322,46 @@ static int plan_run(struct qcow2 *q, uint64_t clusters, uint64_t *start, uint64_
     }
 }
 
+/* The new blocks' own refcounts, in those blocks, before the table names any of them. */
+static int count_new_blocks(struct qcow2 *q, uint64_t start, uint64_t blocks)
+{
+    uint64_t first = start >> q->refblock_bits;
+    int r = 0;
+
+    for (uint64_t c = start; c < start + blocks && r == 0; c++) {
+        uint64_t block = start + (c >> q->refblock_bits) - first;
+        struct qcow2_slice *slice;
+        unsigned index;
+
+        r = qcow2_refblock_slice(q, block << q->cluster_bits, c, &slice, &index);
+        if (r == 0) {
+            qcow2_refcount_store(q, slice, index, 1);
+            qcow2_cache_put(slice);
+        }
+    }
+    if (r != 0) {
+        qcow2_cache_forget(q, start << q->cluster_bits, blocks << q->cluster_bits);
+    }
+    return r;
+}
+
 static int alloc_long_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
 {
     uint64_t start, blocks, i;
     int r = plan_run(q, clusters, &start, &blocks);
 
     if (r == 0) {
+        r = qcow2_check_overlap(q, QCOW2_WRITES_NEW, start << q->cluster_bits,
+                                (blocks + clusters) << q->cluster_bits);
+    }
+    if (r == 0) {
         r = reserve(q, (start + blocks + clusters) << q->cluster_bits);
     }
     for (i = 0; i < blocks && r == 0; i++) {
         r = qcow2_zero_cluster(q, (start + i) << q->cluster_bits);
-        r = r == 0 ? qcow2_metadata_add(q, (start + i) << q->cluster_bits) : r;
+        r = r == 0 ? qcow2_metadata_add_refblock(q, (start + i) << q->cluster_bits) : r;
     }
+    r = r == 0 ? count_new_blocks(q, start, blocks) : r;
     if (r != 0) {
         return r;
     }
@@ -344,7 +369,7 @@ static int alloc_long_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
         qcow2_table_set(&q->reftable, (start >> q->refblock_bits) + i,
                         (start + i) << q->cluster_bits);
     }
-    r = count_clusters(q, start, blocks + clusters);
+    r = count_clusters(q, start + blocks, clusters);
     if (r == 0) {
         *offset = (start + blocks) << q->cluster_bits;
     }

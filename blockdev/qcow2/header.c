@@ -58,10 +58,31 @@ static int check_table(const char *what, uint64_t offset, uint64_t bytes, uint64
     return 0;
 }
 
+/* Guest data must not land on it, nor the tables' own writes. */
+static int check_luks(const struct qcow2_header *h, uint64_t cluster_size, uint64_t file_size,
+                      struct err *err)
+{
+    uint64_t l1_bytes = (uint64_t)h->l1_size * QCOW2_ENTRY_SIZE;
+    uint64_t reftable_bytes = h->refcount_table_clusters * cluster_size;
+    int r;
+
+    if (h->luks_length == 0) {
+        return err_set(err, -EINVAL, "The image is encrypted, but has no encryption header");
+    }
+    r = check_table("Encryption header", h->luks_offset, h->luks_length, cluster_size, file_size,
+                    err);
+    if (r == 0 && (ranges_overlap(h->luks_offset, h->luks_length, h->l1_table_offset, l1_bytes) ||
+                   ranges_overlap(h->luks_offset, h->luks_length, h->refcount_table_offset,
+                                  reftable_bytes))) {
+        r = err_set(err, -EINVAL, "Encryption header overlaps with a table");
+    }
+    return r;
+}
+
 static int check_tables(const struct qcow2_header *h, uint64_t file_size, struct err *err)
 {
     uint64_t cluster_size = UINT64_C(1) << h->cluster_bits;
-    uint64_t l2_coverage = cluster_size * (cluster_size / QCOW2_ENTRY_SIZE);
+    uint64_t l2_coverage = cluster_size << (h->cluster_bits - qcow2_header_l2_entry_bits(h));
     uint64_t reftable_bytes = h->refcount_table_clusters * cluster_size;
     int r;
 
@@ -80,9 +101,6 @@ static int check_tables(const struct qcow2_header *h, uint64_t file_size, struct
     if (reftable_bytes > QCOW2_MAX_REFCOUNT_TABLE_BYTES) {
         return err_set(err, -EFBIG, "Refcount table is too large");
     }
-    if (h->nb_snapshots > QCOW2_MAX_SNAPSHOTS) {
-        return err_set(err, -EFBIG, "Snapshot table is too large");
-    }
     r = check_table("L1 table", h->l1_table_offset, (uint64_t)h->l1_size * QCOW2_ENTRY_SIZE,
                     cluster_size, file_size, err);
     if (r == 0) {
@@ -90,10 +108,20 @@ static int check_tables(const struct qcow2_header *h, uint64_t file_size, struct
         r = check_table("Refcount table", h->refcount_table_offset, QCOW2_ENTRY_SIZE, cluster_size,
                         file_size, err);
     }
-    if (r == 0 && h->nb_snapshots > 0) {
-        r = check_table("Snapshot table", h->snapshots_offset, 1, cluster_size, file_size, err);
+    if (r == 0 && h->crypt_method == QCOW2_CRYPT_LUKS) {
+        r = check_luks(h, cluster_size, file_size, err);
     }
     return r;
+}
+
+int qcow2_header_check_snapshots(const struct qcow2_header *h, uint64_t file_size, struct err *err)
+{
+    if (h->nb_snapshots > QCOW2_MAX_SNAPSHOTS) {
+        return err_set(err, -EFBIG, "Snapshot table is too large");
+    }
+    return h->nb_snapshots > 0 ? check_table("Snapshot table", h->snapshots_offset, 1,
+                                             UINT64_C(1) << h->cluster_bits, file_size, err)
+                               : 0;
 }
 
 static int check_basics(const struct qcow2_header *h, struct err *err)
@@ -167,17 +195,19 @@ static int check_features(const struct qcow2_header *h, const uint8_t *names, si
     if (unknown != 0) {
         return refuse_unknown(unknown, names, names_bytes, err);
     }
-    if (h->crypt_method != 0) {
-        return err_set(err, -ENOTSUP, "Encrypted images are not supported (%s)",
-                       h->crypt_method == 1   ? "AES"
-                       : h->crypt_method == 2 ? "LUKS"
-                                              : "unknown method");
+    if (h->crypt_method == QCOW2_CRYPT_AES) {
+        return err_set(
+            err, -ENOTSUP,
+            "AES encryption of qcow2 is not safe and not supported; qemu-img convert can "
+            "make a LUKS image of it");
     }
-    if (h->incompatible_features & QCOW2_INCOMPAT_DATA_FILE) {
-        return err_set(err, -ENOTSUP, "External data files are not supported");
+    if (h->crypt_method > QCOW2_CRYPT_LUKS) {
+        return err_set(err, -ENOTSUP, "Unknown encryption method %" PRIu32, h->crypt_method);
     }
-    if (h->incompatible_features & QCOW2_INCOMPAT_EXTENDED_L2) {
-        return err_set(err, -ENOTSUP, "Extended L2 entries are not supported");
+    if ((h->incompatible_features & QCOW2_INCOMPAT_EXTENDED_L2) != 0 &&
+        h->cluster_bits < QCOW2_EXTENDED_L2_MIN_CLUSTER_BITS) {
+        return err_set(err, -EINVAL, "Extended L2 entries need clusters of at least %d bytes",
+                       1 << QCOW2_EXTENDED_L2_MIN_CLUSTER_BITS);
     }
     if (h->compression_type > 1) {
         return err_set(err, -ENOTSUP, "Unknown compression type %u", h->compression_type);
@@ -197,6 +227,35 @@ static int copy_text(char **out, const uint8_t *bytes, size_t length, const char
     free(*out);
     *out = strndup((const char *)bytes, length);
     return *out != NULL ? 0 : err_set_errno(err, -ENOMEM, "%s", what);
+}
+
+static int read_bitmaps(struct qcow2_bitmaps_extension *out, const uint8_t *data, uint32_t length,
+                        uint64_t at, struct err *err)
+{
+    if (length != QCOW2_BITMAPS_EXTENSION_BYTES) {
+        return err_set(err, -EINVAL, "bitmaps_ext: Invalid extension length");
+    }
+    *out = (struct qcow2_bitmaps_extension){
+        .at = at,
+        .count = load_be32(data),
+        .reserved = load_be32(data + 4),
+        .directory_size = load_be64(data + 8),
+        .directory_offset = load_be64(data + 16),
+    };
+    return 0;
+}
+
+static int read_luks(struct qcow2_header *h, const uint8_t *data, uint32_t length, struct err *err)
+{
+    if (h->crypt_method == QCOW2_CRYPT_NONE) {
+        return err_set(err, -EINVAL, "There is an encryption header, but no LUKS encryption");
+    }
+    if (length != QCOW2_LUKS_EXTENSION_BYTES || load_be64(data + 8) == 0) {
+        return err_set(err, -EINVAL, "The encryption header's extension has a wrong length");
+    }
+    h->luks_offset = load_be64(data);
+    h->luks_length = load_be64(data + 8);
+    return 0;
 }
 
 /* Walks the extensions in raw[0, end); the feature names are returned as a view into `raw`. */
@@ -220,11 +279,15 @@ static int read_extensions(struct qcow2_header_info *info, const uint8_t *raw, u
         }
         if (type == QCOW2_EXT_BACKING_FORMAT) {
             r = copy_text(&info->backing_format, data, length, "Backing format", err);
+        } else if (type == QCOW2_EXT_DATA_FILE) {
+            r = copy_text(&info->data_name, data, length, "Data file name", err);
         } else if (type == QCOW2_EXT_FEATURE_NAMES) {
             *names = data;
             *names_bytes = length;
         } else if (type == QCOW2_EXT_BITMAPS) {
-            info->has_bitmaps = true;
+            r = read_bitmaps(&info->bitmaps, data, length, at + 8, err);
+        } else if (type == QCOW2_EXT_LUKS) {
+            r = read_luks(&info->header, data, length, err);
         }
         if (r != 0) {
             return r;
@@ -258,10 +321,10 @@ static int parse(struct qcow2_header_info *info, const uint8_t *raw, uint64_t av
     return r != 0 ? r : check_tables(h, file_size, err);
 }
 
-int qcow2_header_read(struct file *file, struct qcow2_header_info *info, struct err *err)
+int qcow2_header_read(struct file *file, bool for_check, struct qcow2_header_info *info,
+                      struct err *err)
 {
-    /* Everything we look for in cluster 0; names and extensions never need more. */
-    enum { FIRST_BYTES = 512, LIMIT = 64 << 10 };
+    enum { FIRST_BYTES = 512, LIMIT = QCOW2_HEADER_AREA };
     uint64_t file_size, available;
     uint8_t *raw;
     int r;
@@ -294,7 +357,7 @@ int qcow2_header_read(struct file *file, struct qcow2_header_info *info, struct 
                                  available)) {
             r = err_set(err, -ENOTSUP, "Backing file name lies too far behind the header");
         } else {
-            r = parse(info, raw, available, file_size, err);
+            r = parse(info, raw, available, for_check ? INT64_MAX : file_size, err);
         }
     }
     free(raw);
@@ -308,6 +371,8 @@ void qcow2_header_free(struct qcow2_header_info *info)
 {
     free(info->backing_name);
     free(info->backing_format);
+    free(info->data_name);
+    info->data_name = NULL;
     info->backing_name = NULL;
     info->backing_format = NULL;
 }

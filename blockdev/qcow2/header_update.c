@@ -1,7 +1,7 @@
 /*
- * header_update.c - changes to the header of an open image. Each is one write, of the bytes that
- * change or of the part of cluster 0 that changes; the caller syncs. Everything that is not ours
- * (unknown header bytes, unknown extensions) stays as it is.
+ * header_update.c - changes to the header of an open image. Each is one write within the first sector,
+ * so that a crash leaves the old or the new (a new backing file: write_rewritten()); the caller
+ * syncs. Everything that is not ours (unknown header bytes, unknown extensions) stays as it is.
  *
  * Offsets: format.h.
  */
@@ -13,13 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SECTOR = 512 }; /* what a disk writes whole */
+
 enum {
     AT_BACKING_OFFSET = 8,
     AT_BACKING_SIZE = 16,
     AT_SIZE = 24,
     AT_L1_SIZE = 36,
     AT_REFTABLE_OFFSET = 48,
-    AT_INCOMPATIBLE = 72,
 };
 
 int qcow2_header_write_features(struct qcow2 *q, uint64_t incompatible, uint64_t autoclear)
@@ -30,7 +31,7 @@ int qcow2_header_write_features(struct qcow2 *q, uint64_t incompatible, uint64_t
     store_be64(raw, incompatible);
     store_be64(raw + 8, q->header.compatible_features);
     store_be64(raw + 16, autoclear);
-    r = file_pwrite(q->file, AT_INCOMPATIBLE, raw, sizeof(raw));
+    r = file_pwrite(q->file, QCOW2_AT_INCOMPATIBLE, raw, sizeof(raw));
     if (r == 0) {
         q->header.incompatible_features = incompatible;
         q->header.autoclear_features = autoclear;
@@ -81,6 +82,32 @@ int qcow2_header_write_size(struct qcow2 *q, uint64_t size)
     return r;
 }
 
+int qcow2_header_write_tables(struct qcow2 *q, const struct qcow2_header *header)
+{
+    uint8_t raw[48];
+    int r;
+
+    store_be64(raw, header->size);
+    store_be32(raw + 8, q->header.crypt_method); /* lies between them */
+    store_be32(raw + 12, header->l1_size);
+    store_be64(raw + 16, header->l1_table_offset);
+    store_be64(raw + 24, header->refcount_table_offset);
+    store_be32(raw + 32, header->refcount_table_clusters);
+    store_be32(raw + 36, header->nb_snapshots);
+    store_be64(raw + 40, header->snapshots_offset);
+    r = file_pwrite(q->file, AT_SIZE, raw, sizeof(raw));
+    if (r == 0) {
+        q->header.size = header->size;
+        q->header.l1_size = header->l1_size;
+        q->header.l1_table_offset = header->l1_table_offset;
+        q->header.refcount_table_offset = header->refcount_table_offset;
+        q->header.refcount_table_clusters = header->refcount_table_clusters;
+        q->header.nb_snapshots = header->nb_snapshots;
+        q->header.snapshots_offset = header->snapshots_offset;
+    }
+    return r;
+}
+
 /* Appends an extension; false when it does not fit. */
 static bool put_extension(uint8_t *raw, uint64_t room, uint64_t *at, uint32_t type,
                           const void *data, uint32_t length)
@@ -105,18 +132,52 @@ static void put_bytes(uint8_t *to, const void *from, size_t length)
     memcpy(to, from, length);
 }
 
-/* Builds the new cluster 0 in `new`, up to *used bytes, from the old one in `old`. */
-static bool build(const struct qcow2 *q, const uint8_t *old, uint8_t *new, const char *name,
-                  const char *format, uint64_t *used)
+/* What a new cluster 0 holds; all other extensions stay. */
+struct content {
+    const char *backing_name, *backing_format; /* or NULL */
+    uint32_t type;                             /* of an extension that goes; 0: none */
+    const void *data;                          /* what comes in its place; or NULL */
+    uint32_t length;
+    bool without_names; /* the table of feature names goes too: nothing needs it */
+};
+
+/* A new cluster 0. */
+struct rewritten {
+    uint8_t *raw;
+    uint64_t extensions_end;
+    uint64_t name_at, name_length;
+};
+
+/* Where the new name goes. One that does not fit into the first sector must leave the old one alone,
+ * which counts until that sector is written; where there is no room for both it goes as far to the
+ * front as it can. */
+static uint64_t place_name(const struct qcow2 *q, uint64_t length, uint64_t old_end, uint64_t end)
 {
     const struct qcow2_header *h = &q->header;
+    uint64_t at = align_up(max_u64(old_end, end), SECTOR);
+
+    if (end + length <= SECTOR) {
+        return end;
+    }
+    if (ranges_overlap(at, length, h->backing_file_offset, h->backing_file_size)) {
+        at = align_up(h->backing_file_offset + h->backing_file_size, SECTOR);
+    }
+    return range_within(at, length, q->cluster_size) ? at : end;
+}
+
+/* Builds it from the old one; false when it does not fit. */
+static bool build(const struct qcow2 *q, const uint8_t *old, const struct content *content,
+                  struct rewritten *new)
+{
+    const struct qcow2_header *h = &q->header;
+    const char *name = content->backing_name, *format = content->backing_format;
     uint64_t end = h->backing_file_offset != 0 ? h->backing_file_offset : q->cluster_size;
-    uint64_t at = h->header_length, name_length = name != NULL ? strlen(name) : 0, to = at;
+    uint64_t at = h->header_length, to = at;
     bool fits = true;
 
-    memcpy(new, old, h->header_length);
+    memcpy(new->raw, old, q->cluster_size);
     if (format != NULL) {
-        fits = put_extension(new, q->cluster_size, &to, QCOW2_EXT_BACKING_FORMAT, format,
+        fits = put_extension(new->raw, q->cluster_size, &to, QCOW2_EXT_BACKING_FORMAT, format,
                              (uint32_t)strlen(format));
     }
     while (fits && at + 8 <= end) {
@@ -125,23 +186,54 @@ static bool build(const struct qcow2 *q, const uint8_t *old, uint8_t *new, const
         if (type == QCOW2_EXT_END || length > end - at - 8) {
             break;
         }
-        if (type != QCOW2_EXT_BACKING_FORMAT) {
-            fits = put_extension(new, q->cluster_size, &to, type, old + at + 8, length);
+        if (type != QCOW2_EXT_BACKING_FORMAT && type != content->type &&
+            !(content->without_names && type == QCOW2_EXT_FEATURE_NAMES)) {
+            fits = put_extension(new->raw, q->cluster_size, &to, type, old + at + 8, length);
         }
         at = min_u64(end, at + 8 + align_up(length, 8));
     }
-    fits = fits && put_extension(new, q->cluster_size, &to, QCOW2_EXT_END, NULL, 0) &&
-           name_length <= q->cluster_size - to;
+    if (fits && content->data != NULL) {
+        fits = put_extension(new->raw, q->cluster_size, &to, content->type, content->data,
+                             content->length);
+    }
+    fits = fits && put_extension(new->raw, q->cluster_size, &to, QCOW2_EXT_END, NULL, 0);
     if (!fits) {
         return false;
     }
-    if (name != NULL) {
-        put_bytes(new + to, name, name_length);
+    new->extensions_end = to;
+    new->name_length = name != NULL ? strlen(name) : 0;
+    new->name_at = place_name(q, new->name_length, min_u64(end, at + 8), to);
+    if (!range_within(new->name_at, new->name_length, q->cluster_size)) {
+        return false;
     }
-    store_be64(new + AT_BACKING_OFFSET, name != NULL ? to : 0);
-    store_be32(new + AT_BACKING_SIZE, (uint32_t)name_length);
-    *used = to + name_length;
+    if (name != NULL) {
+        put_bytes(new->raw + new->name_at, name, new->name_length);
+    }
+    store_be64(new->raw + AT_BACKING_OFFSET, name != NULL ? new->name_at : 0);
+    store_be32(new->raw + AT_BACKING_SIZE, (uint32_t) new->name_length);
     return true;
+}
+
+/*
+ * The first sector switches over: header, extensions, and where the name lies. So a crash leaves the
+ * old name or the new one. A name behind that sector is written and synced first, where nothing counts
+ * yet. Only extensions that change behind the first sector, or a name for which there is no free room,
+ * need a write of several sectors, which a crash may tear.
+ */
+static int write_rewritten(struct qcow2 *q, const struct rewritten *new)
+{
+    uint64_t used = new->extensions_end;
+    int r = 0;
+
+    if (new->name_length > 0 && is_aligned(new->name_at, SECTOR)) {
+        r = file_pwrite(q->file, new->name_at, new->raw + new->name_at, new->name_length);
+        r = r == 0 ? qcow2_sync(q) : r;
+    } else {
+        used = new->name_at + new->name_length;
+    }
+    used = min_u64(q->cluster_size, align_up(used, SECTOR));
+    r = r == 0 ? file_pwrite(q->file, 0, new->raw, used) : r;
+    return r == 0 ? qcow2_sync(q) : r;
 }
 
 static int replace_text(char **field, const char *text)
@@ -156,45 +248,78 @@ static int replace_text(char **field, const char *text)
     return 0;
 }
 
-/* Writes the new cluster 0 as far as old and new contents reach, in one write. */
-static int rewrite(struct qcow2 *q, const char *name, const char *format, struct err *err)
+/* Builds it from what is on disk; `new->raw` is to be freed in any case. -EFBIG: it does not fit. */
+static int prepare(struct qcow2 *q, const struct content *content, struct rewritten *new,
+                   struct err *err)
 {
-    const char *path = q->blk->path;
-    uint8_t *old = calloc(1, q->cluster_size), *new = calloc(1, q->cluster_size);
-    struct qcow2_header_info info = {0};
-    uint64_t used;
-    int r = -ENOMEM;
+    uint8_t *old = calloc(1, q->cluster_size);
+    int r;
 
-    if (old != NULL && new != NULL) {
-        r = qcow2_header_read(q->file, &info, NULL);
-        r = r == 0 ? file_pread(q->file, 0, old, q->cluster_size) : r;
-    }
+    *new = (struct rewritten){.raw = calloc(1, q->cluster_size)};
+    r = old != NULL && new->raw != NULL ? file_pread(q->file, 0, old, q->cluster_size) : -ENOMEM;
     if (r != 0) {
-        err_set_errno(err, r, "Could not read the header of '%s'", path);
-    } else if (!build(q, old, new, name, format, &used)) {
-        r = err_set(err, -ENOSPC, "'%s': the backing file name does not fit into the header", path);
-    } else {
-        used = min_u64(q->cluster_size, align_up(max_u64(used, info.used_bytes), 512));
-        r = file_pwrite(q->file, 0, new, used);
-        if (r == 0) {
-            r = qcow2_sync(q);
-        }
+        err_set_errno(err, r, "Could not read the header of '%s'", q->blk->path);
+    } else if (!build(q, old, content, new)) {
+        r = -EFBIG;
+    }
+    free(old);
+    return r;
+}
+
+/* -EFBIG: it does not fit. */
+static int rewrite(struct qcow2 *q, const struct content *content, struct err *err)
+{
+    struct rewritten new;
+    int r = prepare(q, content, &new, err);
+
+    if (r == 0) {
+        r = write_rewritten(q, &new);
         if (r != 0) {
-            err_set_errno(err, r, "Could not write the header of '%s'", path);
+            err_set_errno(err, r, "Could not write the header of '%s'", q->blk->path);
         } else {
-            q->header.backing_file_offset = load_be64(new + AT_BACKING_OFFSET);
-            q->header.backing_file_size = load_be32(new + AT_BACKING_SIZE);
+            q->header.backing_file_offset = load_be64(new.raw + AT_BACKING_OFFSET);
+            q->header.backing_file_size = load_be32(new.raw + AT_BACKING_SIZE);
         }
     }
-    qcow2_header_free(&info);
-    free(old);
-    free(new);
+    free(new.raw);
     return r;
+}
+
+/* Whether there will be room for the bitmaps extension, which is put in again last, at the price of the
+ * feature names (qcow2_header_rewrite_extension) if need be. Changes nothing. */
+static int leave_room(struct qcow2 *q, struct content content, struct err *err)
+{
+    struct rewritten new;
+    int r;
+
+    content.without_names = true;
+    r = prepare(q, &content, &new, err);
+    free(new.raw);
+    return r;
+}
+
+/* The header on disk has a new backing file. */
+static int keep_names(struct blk *blk, const char *name, const char *format, struct err *err)
+{
+    int r = replace_text(&blk->backing_name, name);
+
+    r = r == 0 ? replace_text(&blk->backing_format, format) : r;
+    r = r == 0 ? replace_text(&blk->backing_path, NULL) : r;
+    if (r == 0 && name != NULL) {
+        /* As when it was opened: a name that is no path has no resolved form. */
+        blk_backing_path(blk->path, name, &blk->backing_path, NULL);
+    }
+    return r != 0 ? err_set_errno(err, r, "'%s'", blk->path) : 0;
 }
 
 int qcow2_set_backing(struct blk *blk, const char *name, const char *format, struct err *err)
 {
+    const struct content content = {
+        .backing_name = name,
+        .backing_format = name != NULL ? format : NULL,
+    };
     struct qcow2 *q = qcow2_of(blk);
+    bool moves_extensions, is_detached = false;
     int r = qcow2_refuse_if_broken(q);
 
     if (r != 0) {
@@ -204,23 +329,57 @@ int qcow2_set_backing(struct blk *blk, const char *name, const char *format, str
         return err_set(err, -EINVAL, "'%s': a backing file name has 1 to %d bytes", blk->path,
                        QCOW2_MAX_BACKING_NAME);
     }
+    if (name != NULL && qcow2_data_is_raw(q)) {
+        return err_set(err, -EINVAL,
+                       "'%s': an image with a raw external data file has no backing file",
+                       blk->path);
+    }
     /* What was written with the old backing file in mind must not become stable after the new name. */
     r = qcow2_flush(blk);
     if (r != 0) {
         return err_set_errno(err, r, "Could not flush '%s'", blk->path);
     }
-    r = rewrite(q, name, name != NULL ? format : NULL, err);
+    moves_extensions = (content.backing_format == NULL) != (blk->backing_format == NULL);
+    if (moves_extensions) {
+        r = leave_room(q, content, err);
+        r = r == 0 ? qcow2_bitmaps_detach(q, err) : r;
+        if (r != 0 && r != -EFBIG) {
+            return r;
+        }
+        is_detached = r == 0;
+    }
+    r = r == 0 ? rewrite(q, &content, err) : r;
+    if (r == -EFBIG) {
+        r = err_set(err, -ENOSPC, "'%s': the backing file name does not fit into the header",
+                    blk->path);
+    }
     if (r == 0) {
-        r = replace_text(&blk->backing_name, name);
-        r = r == 0 ? replace_text(&blk->backing_format, name != NULL ? format : NULL) : r;
-        r = r == 0 ? replace_text(&blk->backing_path, NULL) : r;
-        if (r == 0 && name != NULL) {
-            /* As when it was opened: a name that is no path has no resolved form. */
-            blk_backing_path(blk->path, name, &blk->backing_path, NULL);
-        }
-        if (r != 0) {
-            err_set_errno(err, r, "'%s'", blk->path);
-        }
+        r = keep_names(blk, name, content.backing_format, err);
+    }
+    if (is_detached) {
+        /* May write the header anew, with the names that the layer has now. */
+        int attached = qcow2_bitmaps_attach(q, r == 0 ? err : NULL);
+
+        r = r == 0 ? attached : r;
+    }
+    return r;
+}
+
+int qcow2_header_rewrite_extension(struct qcow2 *q, uint32_t type, const void *data,
+                                   uint32_t length)
+{
+    struct content content = {
+        .backing_name = q->blk->backing_name,
+        .backing_format = q->blk->backing_format,
+        .type = type,
+        .data = data,
+        .length = length,
+    };
+    int r = rewrite(q, &content, NULL);
+
+    if (r == -EFBIG) {
+        content.without_names = true;
+        r = rewrite(q, &content, NULL);
     }
     return r;
 }

@@ -10,7 +10,8 @@
  * waits, and looks up anew. Once registered the mapping is his until he removes the range, however
  * often he drops the lock.
  *
- * Nobody waits for a range while he has one of his own in flight, so there is no deadlock. Reads,
+ * Nobody waits for a range while he has one of his own in flight, so there is no deadlock. A range is of
+ * whole clusters, but for one that fills subclusters of a cluster that stays where it is. Reads,
  * and writes to clusters that are already there, change no mapping and wait for nobody; what keeps
  * their host clusters from being reused under them are the holds of free.c.
  */

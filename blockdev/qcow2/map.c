@@ -1,73 +1,16 @@
 /*
- * map.c - from a guest offset to what this layer holds there.
+ * map.c - from a guest offset to what this layer holds there. What an L2 entry says: entry.c.
  *
- * Nothing in a table is trusted. Tables that a writable image may write to again are checked on the
- * way into the cache (qcow2_l2_check_slice); a slice with a bad entry is marked, and then each
- * entry is checked when it is used, so that one bad entry costs one cluster and not a whole table.
- * A bad entry is -EIO and marks the image corrupt; it never leads to I/O.
+ * An L1 entry is trusted as little as an L2 entry: a bad one is -EIO and marks the image corrupt.
  */
-#include "bytes.h"
 #include "checked.h"
 #include "qcow2/qcow2.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <sys/stat.h>
 
-/* A cluster of this layer's file that may hold guest data: aligned, inside the file, not metadata.
- */
-static bool is_data_cluster(const struct qcow2 *q, uint64_t offset)
-{
-    return is_aligned(offset, q->cluster_size) &&
-           range_within(offset, q->cluster_size, q->file_end) && !qcow2_is_metadata(q, offset);
-}
-
-bool qcow2_l2_entry_is_sound(const struct qcow2 *q, uint64_t entry)
-{
-    uint64_t reserved = QCOW2_L2_RESERVED | (q->header.version < 3 ? QCOW2_L2_ZERO : 0);
-    uint64_t offset = entry & QCOW2_OFFSET_MASK;
-
-    if (entry & QCOW2_L2_COMPRESSED) {
-        return true; /* never followed */
-    }
-    return (entry & reserved) == 0 && (offset == 0 || is_data_cluster(q, offset));
-}
-
-bool qcow2_l2_check_slice(const struct qcow2 *q, const struct qcow2_slice *slice)
-{
-    for (size_t i = 0; i < (size_t)1 << q->slice_bits; i += QCOW2_ENTRY_SIZE) {
-        uint64_t entry = load_be64(slice->data + i);
-
-        if (entry != 0 && !qcow2_l2_entry_is_sound(q, entry)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-int qcow2_l2_decode(struct qcow2 *q, const struct qcow2_slice *slice, unsigned index,
-                    struct qcow2_cluster *cluster)
-{
-    uint64_t entry = load_be64(slice->data + (size_t)index * QCOW2_ENTRY_SIZE);
-
-    if (slice->suspect && !qcow2_l2_entry_is_sound(q, entry)) {
-        return qcow2_mark_corrupt(q,
-                                  "L2 entry 0x%016" PRIx64 " (table at 0x%" PRIx64 ") is invalid",
-                                  entry, slice->offset + index * (uint64_t)QCOW2_ENTRY_SIZE);
-    }
-    cluster->host_offset = entry & QCOW2_OFFSET_MASK;
-    cluster->is_copied = (entry & QCOW2_ENTRY_COPIED) != 0;
-    if (entry & QCOW2_L2_COMPRESSED) {
-        cluster->kind = BLK_EXTENT_COMPRESSED;
-        cluster->host_offset = 0;
-    } else if (entry & QCOW2_L2_ZERO) {
-        cluster->kind = BLK_EXTENT_ZERO;
-    } else if (cluster->host_offset != 0) {
-        cluster->kind = BLK_EXTENT_DATA;
-    } else {
-        cluster->kind = BLK_EXTENT_UNALLOCATED;
-    }
-    return 0;
-}
+enum { MAX_HOLE_TABLES = 256, HOLE_CLUSTERS = 2, STAT_BLOCK = 512 };
 
 int qcow2_l1_get(struct qcow2 *q, uint64_t guest_offset, uint64_t *l2_offset)
 {
@@ -86,18 +29,38 @@ int qcow2_l1_get(struct qcow2 *q, uint64_t guest_offset, uint64_t *l2_offset)
     return 0;
 }
 
+/* An external data file fixes where in the guest a table stands: so nothing can share one. */
+static int note_guest_start(struct qcow2 *q, struct qcow2_slice *slice, uint64_t guest_offset,
+                            unsigned index)
+{
+    uint64_t start =
+        align_down(guest_offset, q->cluster_size) - ((uint64_t)index << q->cluster_bits);
+
+    if (slice->guest_start == QCOW2_NO_GUEST) {
+        slice->guest_start = start;
+    }
+    if (slice->guest_start == start) {
+        return 0;
+    }
+    qcow2_cache_put(slice);
+    return qcow2_mark_corrupt(q, "L2 table at 0x%" PRIx64 " is used twice", slice->offset);
+}
+
 int qcow2_l2_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset,
                  struct qcow2_slice **slice, unsigned *index)
 {
     uint64_t in_table = (guest_offset >> q->cluster_bits) & ((UINT64_C(1) << q->l2_bits) - 1);
-    uint64_t at = in_table * QCOW2_ENTRY_SIZE;
+    uint64_t at = in_table << q->l2_entry_bits;
     uint64_t slice_bytes = UINT64_C(1) << q->slice_bits;
+    int r;
 
-    *index = (unsigned)((at & (slice_bytes - 1)) / QCOW2_ENTRY_SIZE);
-    return qcow2_cache_get(q, QCOW2_SLICE_L2, l2_offset + align_down(at, slice_bytes), slice);
+    *index = (unsigned)((at & (slice_bytes - 1)) >> q->l2_entry_bits);
+    r = qcow2_cache_get(q, QCOW2_SLICE_L2, l2_offset + align_down(at, slice_bytes), slice);
+    return r == 0 && qcow2_has_data_file(q) ? note_guest_start(q, *slice, guest_offset, *index) : r;
 }
 
-/* The length of the unallocated range at `offset` that is known without any L2 table. */
+/* The length of the unallocated range at `offset` that is known without any L2 table. Not too far:
+ * who goes on in smaller steps would have it found out each time. */
 static uint64_t hole_length(const struct qcow2 *q, uint64_t offset, uint64_t length)
 {
     unsigned shift = q->cluster_bits + q->l2_bits;
@@ -107,47 +70,93 @@ static uint64_t hole_length(const struct qcow2 *q, uint64_t offset, uint64_t len
     do {
         index++;
         end = index << shift;
-    } while (end < offset + length && (index >= q->l1.count || q->l1.entries[index] == 0));
+    } while (end < offset + length && index - (offset >> shift) < MAX_HOLE_TABLES &&
+             (index >= q->l1.count || q->l1.entries[index] == 0));
     return min_u64(length, end - offset);
 }
 
-static bool continues(const struct qcow2 *q, const struct qcow2_cluster *first, uint64_t n,
-                      const struct qcow2_cluster *next)
+/* Whether `next`, `n` clusters behind `first`, goes on with what subcluster `sub` of that one is. */
+static bool continues(const struct qcow2 *q, const struct qcow2_cluster *first, unsigned sub,
+                      uint64_t n, const struct qcow2_cluster *next)
 {
-    return next->kind == first->kind && (first->host_offset == 0) == (next->host_offset == 0) &&
-           (first->host_offset == 0 ||
+    return qcow2_subcluster_kind(next, 0) == qcow2_subcluster_kind(first, sub) &&
+           qcow2_has_place(first) == qcow2_has_place(next) &&
+           (!qcow2_has_place(first) ||
             next->host_offset == first->host_offset + n * q->cluster_size);
 }
 
 static int map_in_slice(struct qcow2 *q, const struct qcow2_slice *slice, unsigned index,
-                        uint64_t offset, uint64_t length, struct layer_extent *extent)
+                        uint64_t offset, uint64_t length, unsigned flags,
+                        struct layer_extent *extent)
 {
-    uint64_t in_cluster = offset & (q->cluster_size - 1);
-    unsigned entries = 1U << (q->slice_bits - 3);
+    uint64_t in_cluster = offset & (q->cluster_size - 1), end;
+    unsigned entries = qcow2_l2_entries_per_slice(q);
+    unsigned sub = (unsigned)(in_cluster >> q->subcluster_bits), n = 1;
     struct qcow2_cluster first, next;
-    uint64_t n = 1;
     int r = qcow2_l2_decode(q, slice, index, &first);
 
     if (r != 0) {
         return r;
     }
-    while (n * q->cluster_size - in_cluster < length && index + n < entries) {
+    if (first.is_compressed && (flags & LAYER_MAP_HOLD)) {
+        /* To be read: each compressed cluster lies somewhere else. */
+        entries = index + 1;
+        extent->packed_offset = first.packed_offset;
+        extent->packed_length = first.packed_length;
+    }
+    /* From the start of the first cluster on. */
+    end = (uint64_t)(sub + qcow2_subcluster_kind_run(q, &first, sub)) << q->subcluster_bits;
+    while (end == n * q->cluster_size && end - in_cluster < length && index + n < entries) {
         /* An invalid entry ends the range: it is reported to whoever asks for it. */
-        if (slice->suspect &&
-            !qcow2_l2_entry_is_sound(q, load_be64(slice->data + (index + n) * QCOW2_ENTRY_SIZE))) {
+        if (slice->suspect && !qcow2_l2_entry_is_sound(q, slice, index + n)) {
             break;
         }
-        r = qcow2_l2_decode(q, slice, index + (unsigned)n, &next);
-        if (r != 0 || !continues(q, &first, n, &next)) {
+        r = qcow2_l2_decode(q, slice, index + n, &next);
+        if (r != 0 || !continues(q, &first, sub, n, &next)) {
             break;
         }
+        end += (uint64_t)qcow2_subcluster_kind_run(q, &next, 0) << q->subcluster_bits;
         n++;
     }
-    extent->kind = first.kind;
-    extent->length = min_u64(length, n * q->cluster_size - in_cluster);
-    extent->has_host_offset = first.host_offset != 0;
-    extent->host_offset = first.host_offset != 0 ? first.host_offset + in_cluster : 0;
+    extent->kind = qcow2_subcluster_kind(&first, sub);
+    extent->length = min_u64(length, end - in_cluster);
+    extent->has_host_offset = qcow2_has_place(&first);
+    extent->host_offset = qcow2_has_place(&first) ? first.host_offset + in_cluster : 0;
+    extent->file = qcow2_data_file(q);
+    extent->is_encrypted = qcow2_has_place(&first) && q->crypto != NULL;
     return 0;
+}
+
+/* Whether places were kept that have not been written: the file takes much less space than it is long.
+ * Nobody pays for looking at holes of a file that has none, and what the file system merely calls one
+ * (space that was reserved) is left alone. */
+static bool has_holes(const struct qcow2 *q, const struct file *file)
+{
+    struct stat st;
+    uint64_t used, slack;
+
+    if (file->fd < 0 || fstat(file->fd, &st) != 0 || st.st_size <= 0) {
+        return false;
+    }
+    used = (uint64_t)st.st_blocks * STAT_BLOCK;
+    slack = max_u64((uint64_t)st.st_size / 10, HOLE_CLUSTERS * (uint64_t)q->cluster_size);
+    return (uint64_t)st.st_size > slack && used < (uint64_t)st.st_size - slack;
+}
+
+/* Cuts a data extent where its file turns from data to hole, or back. */
+static void look_for_hole(const struct qcow2 *q, struct layer_extent *extent)
+{
+    struct file *file = q->blk->file;
+    bool is_data;
+    uint64_t end;
+
+    if (extent->file != file || extent->is_encrypted || !has_holes(q, file) ||
+        file->ops->extent(file, extent->host_offset, &is_data, &end) != 0 ||
+        end <= extent->host_offset) {
+        return;
+    }
+    extent->length = min_u64(extent->length, end - extent->host_offset);
+    extent->is_hole = !is_data;
 }
 
 int qcow2_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
@@ -167,13 +176,17 @@ int qcow2_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
     } else if (r == 0) {
         r = qcow2_l2_get(q, offset, l2_offset, &slice, &index);
         if (r == 0) {
-            r = map_in_slice(q, slice, index, offset, length, extent);
+            r = map_in_slice(q, slice, index, offset, length, flags, extent);
             qcow2_cache_put(slice);
         }
     }
-    if (r == 0 && extent->kind == BLK_EXTENT_DATA && (flags & LAYER_MAP_HOLD) && q->writable) {
+    if (r == 0 && (extent->kind == BLK_EXTENT_DATA || extent->kind == BLK_EXTENT_COMPRESSED) &&
+        (flags & LAYER_MAP_HOLD) && q->writable) {
         extent->hold = qcow2_hold(q);
     }
     pthread_mutex_unlock(&q->lock);
+    if (r == 0 && extent->kind == BLK_EXTENT_DATA && (flags & LAYER_MAP_PRECISE)) {
+        look_for_hole(q, extent);
+    }
     return r;
 }

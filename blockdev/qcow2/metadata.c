@@ -2,9 +2,11 @@
  * metadata.c - which host clusters hold metadata, and what happens when an image turns out to be
  * corrupt.
  *
- * The header, the L1 table and the refcount table are three ranges. L2 tables and refcount blocks
- * of a writable layer stand in a hash set, filled when the image is opened, so that no entry of a
- * hostile table can make a guest's write land on them.
+ * The header, the L1 table, the refcount table and the encryption header are ranges. L2 tables, refcount blocks, what
+ * belongs to snapshots and what belongs to bitmaps stand in a hash set (writable layers), filled when
+ * the image is opened, so that no entry of a hostile table can make a guest's write land on them
+ * (overlap.c). An
+ * L2 table may be used by several L1 tables: each use is counted, and the last one to go takes it out.
  */
 #include "bytes.h"
 #include "checked.h"
@@ -23,16 +25,17 @@ static bool in_table(const struct qcow2 *q, const struct qcow2_table *table, uin
 bool qcow2_is_fixed_metadata(const struct qcow2 *q, uint64_t cluster)
 {
     return cluster < q->cluster_size || in_table(q, &q->l1, cluster) ||
-           in_table(q, &q->reftable, cluster);
+           in_table(q, &q->reftable, cluster) ||
+           ranges_overlap(cluster, q->cluster_size, q->header.luks_offset, q->header.luks_length);
 }
 
 /* The slot of `cluster`, or the free one where it would go. Cluster 0 is never a member. */
-static uint64_t *slot_of(const struct qcow2 *q, uint64_t cluster)
+static struct qcow2_metadata_slot *slot_of(const struct qcow2 *q, uint64_t cluster)
 {
     uint64_t hash = (cluster >> q->cluster_bits) * UINT64_C(0x9e3779b97f4a7c15);
     uint64_t i = (hash >> 20) & (q->metadata_room - 1);
 
-    while (q->metadata[i] != 0 && q->metadata[i] != cluster) {
+    while (q->metadata[i].cluster != 0 && q->metadata[i].cluster != cluster) {
         i = (i + 1) & (q->metadata_room - 1);
     }
     return &q->metadata[i];
@@ -41,14 +44,30 @@ static uint64_t *slot_of(const struct qcow2 *q, uint64_t cluster)
 bool qcow2_is_metadata(const struct qcow2 *q, uint64_t cluster)
 {
     return qcow2_is_fixed_metadata(q, cluster) ||
-           (q->metadata_room != 0 && *slot_of(q, cluster) == cluster);
+           (q->metadata_room != 0 && slot_of(q, cluster)->cluster == cluster);
+}
+
+enum qcow2_metadata_kind qcow2_metadata_kind_of(const struct qcow2 *q, uint64_t cluster)
+{
+    const struct qcow2_metadata_slot *slot = q->metadata_room != 0 ? slot_of(q, cluster) : NULL;
+    bool is_member = slot != NULL && cluster != 0 && slot->cluster == cluster; /* 0: a free slot */
+    bool in_l1 = in_table(q, &q->l1, cluster), in_reftable = in_table(q, &q->reftable, cluster);
+
+    if (qcow2_is_fixed_metadata(q, cluster) && in_l1 + in_reftable + is_member != 1) {
+        return QCOW2_FIXED_METADATA;
+    }
+    return in_l1               ? QCOW2_L1_TABLE
+           : in_reftable       ? QCOW2_REFCOUNT_TABLE
+           : !is_member        ? QCOW2_NO_METADATA
+           : slot->is_refblock ? QCOW2_REFCOUNT_BLOCK
+                               : QCOW2_TABLE;
 }
 
 static int grow_set(struct qcow2 *q)
 {
-    uint64_t old_room = q->metadata_room, *old = q->metadata;
+    uint64_t old_room = q->metadata_room;
     uint64_t room = old_room != 0 ? old_room * 2 : 64;
-    uint64_t *set = calloc(room, sizeof(set[0]));
+    struct qcow2_metadata_slot *old = q->metadata, *set = calloc(room, sizeof(set[0]));
 
     if (set == NULL) {
         return -ENOMEM;
@@ -56,17 +75,17 @@ static int grow_set(struct qcow2 *q)
     q->metadata = set;
     q->metadata_room = room;
     for (uint64_t i = 0; i < old_room; i++) {
-        if (old[i] != 0) {
-            *slot_of(q, old[i]) = old[i];
+        if (old[i].cluster != 0) {
+            *slot_of(q, old[i].cluster) = old[i];
         }
     }
     free(old);
     return 0;
 }
 
-int qcow2_metadata_add(struct qcow2 *q, uint64_t cluster)
+static int add(struct qcow2 *q, uint64_t cluster, bool is_refblock)
 {
-    uint64_t *slot;
+    struct qcow2_metadata_slot *slot;
 
     if (q->metadata_count * 2 >= q->metadata_room) {
         int r = grow_set(q);
@@ -76,33 +95,52 @@ int qcow2_metadata_add(struct qcow2 *q, uint64_t cluster)
         }
     }
     slot = slot_of(q, cluster);
-    if (*slot == 0) {
-        *slot = cluster;
+    if (slot->cluster == 0) {
+        *slot = (struct qcow2_metadata_slot){.cluster = cluster, .is_refblock = is_refblock};
         q->metadata_count++;
     }
+    slot->uses++;
     return 0;
 }
 
-/* Open addressing: what follows in the same cluster of slots moves up into the gap. */
-void qcow2_metadata_remove(struct qcow2 *q, uint64_t cluster)
+int qcow2_metadata_add(struct qcow2 *q, uint64_t cluster)
 {
-    uint64_t *slot;
+    return add(q, cluster, false);
+}
 
-    if (q->metadata_room == 0 || *(slot = slot_of(q, cluster)) != cluster) {
-        return;
-    }
-    *slot = 0;
+int qcow2_metadata_add_refblock(struct qcow2 *q, uint64_t cluster)
+{
+    return add(q, cluster, true);
+}
+
+/* Open addressing: what follows in the same cluster of slots moves up into the gap. */
+static void empty_slot(struct qcow2 *q, struct qcow2_metadata_slot *slot)
+{
+    slot->cluster = 0;
     q->metadata_count--;
     for (uint64_t i = (uint64_t)(slot - q->metadata);;) {
-        uint64_t moved;
+        struct qcow2_metadata_slot moved;
 
         i = (i + 1) & (q->metadata_room - 1);
         moved = q->metadata[i];
-        if (moved == 0) {
+        if (moved.cluster == 0) {
             return;
         }
-        q->metadata[i] = 0;
-        *slot_of(q, moved) = moved;
+        q->metadata[i].cluster = 0;
+        *slot_of(q, moved.cluster) = moved;
+    }
+}
+
+void qcow2_metadata_remove(struct qcow2 *q, uint64_t cluster)
+{
+    struct qcow2_metadata_slot *slot;
+
+    if (q->metadata_room == 0 || (slot = slot_of(q, cluster))->cluster != cluster) {
+        return;
+    }
+    slot->uses--;
+    if (slot->uses == 0) {
+        empty_slot(q, slot);
     }
 }
 
@@ -111,7 +149,7 @@ static int set_corrupt_bit(struct qcow2 *q)
     uint8_t features[8];
 
     store_be64(features, q->header.incompatible_features | QCOW2_INCOMPAT_CORRUPT);
-    return file_pwrite(q->file, 72, features, sizeof(features));
+    return file_pwrite(q->file, QCOW2_AT_INCOMPATIBLE, features, sizeof(features));
 }
 
 void qcow2_note_corruption(struct qcow2 *q, const char *fmt, ...)

@@ -3,18 +3,26 @@
  *
  * A write goes forward in steps; each step is a range that is written in one of three ways:
  *
- *   overwrite   clusters that are ours alone (COPIED): data I/O under a hold, no other lock;
- *   reuse       preallocated zero clusters: the data, with zeros around it, then the zero flag
- * goes; allocate    anything else: new clusters, the data with what the chain holds around it, then
- * the L2 entries; what the entries led to before is given back.
+ *   overwrite   subclusters with data in clusters that are ours alone (COPIED): data I/O under a
+ *               hold, no other lock;
+ *   fill        other subclusters of such clusters: the data, with what the chain holds around it,
+ *               then the masks say so. A preallocated zero cluster is one such subcluster;
+ *   allocate    anything else: new clusters, the data with what the chain holds around it, then
+ *               the L2 entries; what the entries led to before is given back.
  *
  * The last two register the range in flight (inflight.c) before they drop the lock, and put the L2
  * entries into memory only after the data was written: until then readers see what was there
  * before, and a failure only has to give the new clusters back. That the data is stable before the
  * entries reach the disk is the committer's business (needs_barrier).
  *
+ * A fill writes subclusters that nobody reads from the host cluster, in memory, and changes no
+ * others; so it owns these alone, and several of them go on in one cluster. Everything else that
+ * changes a mapping owns whole clusters. On disk an older entry may still lead to such a subcluster,
+ * after a discard that is not stable yet: after a crash it then holds something of what was written
+ * since the last flush, or what was there before.
+ *
  * A step that allocates ends at the run that the allocator gave and at the slice of the L2 table,
- * so it needs one write to the file; whole clusters are not read, and the edges of a cluster that
+ * so it needs one write to the file; whole subclusters are not read, and the edges of one that
  * reads as zeros anyway are not written.
  */
 #include "checked.h"
@@ -27,6 +35,8 @@
 
 enum { VECTOR_ENTRIES = 128, EDGES = 2, BIG_CLUSTER = 256 << 10 };
 
+static const struct iovec no_edge;
+
 /* Guest data: bytes [skip, skip + length) of the caller's vector, bound for guest offset `offset`.
  */
 struct payload {
@@ -35,72 +45,113 @@ struct payload {
     uint64_t skip, offset, length;
 };
 
-enum way { WAY_OVERWRITE, WAY_REUSE, WAY_ALLOCATE };
+enum way { WAY_OVERWRITE, WAY_FILL, WAY_ALLOCATE };
 
 struct plan {
     enum way way;
-    uint64_t start; /* guest offset of the first cluster */
-    uint64_t clusters;
-    uint64_t host_offset; /* of the first cluster */
+    uint64_t start, end;  /* guest range that is written, edges included: whole subclusters */
+    uint64_t host_offset; /* of `start` */
     bool is_fresh;        /* the host clusters read as zeros */
+    bool was_zero;        /* and so did the guest's (looked at where it matters alone) */
 };
 
-static bool is_ours(const struct qcow2_cluster *cluster)
+static enum way choose_way(const struct qcow2_cluster *cluster, unsigned sub)
 {
-    return cluster->host_offset != 0 && cluster->is_copied;
+    if (!qcow2_has_place(cluster) || !cluster->is_copied) {
+        return WAY_ALLOCATE;
+    }
+    return cluster->data >> sub & 1 ? WAY_OVERWRITE : WAY_FILL;
 }
 
-static int choose_way(struct qcow2 *q, const struct qcow2_cluster *cluster, enum way *way)
+/* How many subclusters of the cluster, from `sub` on, can be written in that way. */
+static unsigned way_run(const struct qcow2 *q, const struct qcow2_cluster *cluster, enum way way,
+                        unsigned sub)
 {
-    switch (cluster->kind) {
-    case BLK_EXTENT_COMPRESSED:
-        return blk_note_problem(q->blk, -ENOTSUP, "compressed clusters are not supported");
-    case BLK_EXTENT_DATA:
-        *way = is_ours(cluster) ? WAY_OVERWRITE : WAY_ALLOCATE;
-        return 0;
-    case BLK_EXTENT_ZERO:
-        *way = is_ours(cluster) ? WAY_REUSE : WAY_ALLOCATE;
-        return 0;
-    case BLK_EXTENT_UNALLOCATED:
+    switch (way) {
+    case WAY_OVERWRITE:
+        return qcow2_subcluster_run(q, cluster->data, sub);
+    case WAY_FILL:
+        return qcow2_subcluster_run(q, ~cluster->data, sub);
+    case WAY_ALLOCATE:
         break;
     }
-    *way = WAY_ALLOCATE;
-    return 0;
+    return q->subclusters - sub;
 }
 
-/* What to do with the clusters from plan->start on, at most plan->clusters of them, all in `slice`.
- */
+/* A new cluster takes over all data of the old one (guest offset `at`): makes [*start, *end) reach
+ * over it. */
+static void include_old_data(const struct qcow2 *q, const struct qcow2_cluster *old, uint64_t at,
+                             uint64_t *start, uint64_t *end)
+{
+    uint32_t data = old->is_compressed ? qcow2_subcluster_mask(0, q->subclusters) : old->data;
+
+    if (data != 0) {
+        unsigned first = (unsigned)__builtin_ctz(data), last = 31 - (unsigned)__builtin_clz(data);
+
+        *start = min_u64(*start, at + first * q->subcluster_size);
+        *end = max_u64(*end, at + (last + 1) * q->subcluster_size);
+    }
+}
+
+/* What to do with [plan->start, plan->end), whole subclusters, the first of them in the cluster of
+ * entry `index`, all of them in `slice`. */
 static int make_plan(struct qcow2 *q, const struct qcow2_slice *slice, unsigned index,
                      struct plan *plan)
 {
-    uint64_t n;
+    uint64_t first = plan->start, last = plan->end, at = first;
+    unsigned run, sub;
 
-    for (n = 0; n < plan->clusters; n++) {
+    do {
+        uint64_t in_cluster = at & (q->cluster_size - 1);
         struct qcow2_cluster cluster;
-        enum way way = WAY_ALLOCATE;
-        int r = qcow2_l2_decode(q, slice, index + (unsigned)n, &cluster);
+        int r = qcow2_l2_decode(q, slice, index++, &cluster);
 
-        r = r == 0 ? choose_way(q, &cluster, &way) : r;
-        if (r != 0 && n == 0) {
+        if (r != 0 && at == first) {
             return r;
         }
-        if (n == 0) {
-            plan->way = way;
-            plan->host_offset = cluster.host_offset;
+        sub = (unsigned)(in_cluster >> q->subcluster_bits);
+        if (at == first && r == 0) {
+            plan->way = choose_way(&cluster, sub);
+            plan->host_offset = cluster.host_offset + in_cluster;
         }
-        if (r != 0 || way != plan->way ||
-            (way != WAY_ALLOCATE &&
-             cluster.host_offset != plan->host_offset + n * q->cluster_size)) {
+        if (r != 0 || choose_way(&cluster, sub) != plan->way ||
+            (plan->way != WAY_ALLOCATE &&
+             cluster.host_offset + in_cluster != plan->host_offset + (at - first))) {
             break;
         }
-    }
-    plan->clusters = n;
+        run = way_run(q, &cluster, plan->way, sub);
+        if (plan->way == WAY_ALLOCATE) {
+            include_old_data(q, &cluster, at - in_cluster, &plan->start, &plan->end);
+        }
+        at += run * q->subcluster_size;
+    } while (at < last && sub + run == q->subclusters);
+    plan->end = at < last ? at : plan->way == WAY_ALLOCATE ? plan->end : last;
     return 0;
 }
 
-static uint64_t plan_end(const struct qcow2 *q, const struct plan *plan)
+/* The same in one call, however long the vector is: together they are whole sectors. */
+static int write_encrypted(struct qcow2 *q, uint64_t host_offset, const struct iovec *head,
+                           const struct payload *payload, const struct iovec *tail)
 {
-    return plan->start + plan->clusters * q->cluster_size;
+    struct iovec *iov = calloc((size_t)payload->count + EDGES, sizeof(*iov));
+    int n, r;
+
+    if (iov == NULL) {
+        return -ENOMEM;
+    }
+    iov[0] = *head;
+    n = 1 + iov_slice(iov + 1, payload->count, payload->iov, payload->count, payload->skip,
+                      payload->length);
+    iov[n++] = *tail;
+    r = qcow2_data_pwritev(q, host_offset, iov, n);
+    free(iov);
+    return r;
+}
+
+/* How far the plan's range is filled: a data file gets no longer than the device. */
+static uint64_t data_end(const struct qcow2 *q, const struct plan *plan)
+{
+    return qcow2_has_data_file(q) ? min_u64(plan->end, q->blk->length) : plan->end;
 }
 
 /* Writes edges and payload, in one call unless the vector is very long. */
@@ -110,6 +161,10 @@ static int write_vector(struct qcow2 *q, uint64_t host_offset, const struct iove
     struct iovec iov[VECTOR_ENTRIES + EDGES];
     uint64_t skip = payload->skip, left = payload->length;
     int n = 0, r;
+
+    if (q->crypto != NULL) {
+        return write_encrypted(q, host_offset, head, payload, tail);
+    }
 
     if (head->iov_len > 0) {
         iov[n++] = *head;
@@ -124,13 +179,30 @@ static int write_vector(struct qcow2 *q, uint64_t host_offset, const struct iove
         if (left == 0 && tail->iov_len > 0) {
             iov[n++] = *tail;
         }
-        r = file_pwritev(q->file, host_offset, iov, n);
+        r = qcow2_data_pwritev(q, host_offset, iov, n);
         if (r != 0 || left == 0) {
             return r;
         }
         host_offset += iov_length(iov, n);
         n = 0;
     }
+}
+
+/* Whether all that the guest sees in the range is known to be zeros without reading. */
+static int find_zeros(struct qcow2 *q, uint64_t offset, uint64_t length, bool *is_zero)
+{
+    struct layer_extent extent;
+    struct blk *layer;
+    unsigned depth;
+    int r = 0;
+
+    *is_zero = true;
+    for (uint64_t at = 0; at < length && *is_zero && r == 0; at += extent.length) {
+        r = chain_map(q->blk, offset + at, length - at, 0, &layer, &depth, &extent);
+        *is_zero =
+            r == 0 && (extent.kind == BLK_EXTENT_ZERO || extent.kind == BLK_EXTENT_UNALLOCATED);
+    }
+    return r;
 }
 
 /* Reads what the guest sees at [offset, offset + length) into `buffer`; *is_zero instead when all
@@ -140,17 +212,8 @@ static int read_edge(struct qcow2 *q, uint64_t offset, uint64_t length, uint8_t 
 {
     uint64_t inside = offset < q->blk->length ? min_u64(length, q->blk->length - offset) : 0;
     struct iovec iov = {.iov_base = buffer, .iov_len = inside};
-    struct layer_extent extent;
-    struct blk *layer;
-    unsigned depth;
-    int r = 0;
+    int r = find_zeros(q, offset, inside, is_zero);
 
-    *is_zero = true;
-    for (uint64_t at = 0; at < inside && *is_zero && r == 0; at += extent.length) {
-        r = chain_map(q->blk, offset + at, inside - at, 0, &layer, &depth, &extent);
-        *is_zero =
-            r == 0 && (extent.kind == BLK_EXTENT_ZERO || extent.kind == BLK_EXTENT_UNALLOCATED);
-    }
     if (r != 0) {
         return r;
     }
@@ -190,12 +253,12 @@ static void give_buffer(struct qcow2 *q, uint8_t *buffer)
     free(buffer);
 }
 
-/* Writes the payload and what surrounds it in its first and last cluster. Without the lock. */
+/* Writes the payload and what surrounds it in the plan's range. Without the lock. */
 static int write_with_edges(struct qcow2 *q, const struct plan *plan, const struct payload *payload)
 {
     uint64_t host = plan->host_offset, payload_end = payload->offset + payload->length;
     struct iovec head = {.iov_len = payload->offset - plan->start};
-    struct iovec tail = {.iov_len = plan_end(q, plan) - payload_end};
+    struct iovec tail = {.iov_len = data_end(q, plan) - payload_end};
     bool head_is_zero = false, tail_is_zero = false;
     uint8_t *buffer;
     int r = 0;
@@ -229,50 +292,82 @@ static int write_with_edges(struct qcow2 *q, const struct plan *plan, const stru
     return r;
 }
 
-/* The clusters hold their data: makes the map say so. */
-static void link_clusters(struct qcow2 *q, const struct plan *plan, struct qcow2_slice *slice,
-                          unsigned index)
+/* The range holds its data: makes the map say so. `index` is the first cluster's. */
+static void link_range(struct qcow2 *q, const struct plan *plan, struct qcow2_slice *slice,
+                       unsigned index)
 {
-    for (uint64_t i = 0; i < plan->clusters; i++) {
-        unsigned at = index + (unsigned)i;
-        struct qcow2_cluster old;
+    uint64_t base = align_down(plan->host_offset, q->cluster_size);
+    uint64_t next;
 
+    for (uint64_t at = plan->start; at < plan->end; at = next, index++) {
+        uint64_t cluster_start = align_down(at, q->cluster_size);
+        struct qcow2_cluster old = {0}, new = {.is_copied = true};
+        uint32_t mask;
+
+        next = min_u64(plan->end, cluster_start + q->cluster_size);
+        mask = qcow2_subcluster_mask((unsigned)((at - cluster_start) >> q->subcluster_bits),
+                                     (unsigned)((next - at) >> q->subcluster_bits));
         /* Decoded without complaint when the plan was made, and in flight since. */
-        if (plan->way == WAY_ALLOCATE && qcow2_l2_decode(q, slice, at, &old) == 0 &&
-            old.host_offset != 0) {
-            qcow2_free_later(q, old.host_offset, 1);
+        if (qcow2_l2_decode(q, slice, index, &old) == 0 && plan->way == WAY_ALLOCATE) {
+            qcow2_give_up(q, &old);
         }
-        qcow2_l2_set(q, slice, at, (plan->host_offset + i * q->cluster_size) | QCOW2_ENTRY_COPIED);
+        new.host_offset = base + (cluster_start - align_down(plan->start, q->cluster_size));
+        new.data = mask | (plan->way == WAY_FILL ? old.data : 0);
+        new.zero = old.zero & ~mask;
+        qcow2_l2_set(q, slice, index, &new);
     }
-    q->needs_barrier = true;
+    qcow2_entry_leads_to(q, plan->host_offset, plan->end - plan->start, plan->is_fresh,
+                         plan->was_zero);
+}
+
+/* An external data file holds nothing but guest data. */
+static int check_place(struct qcow2 *q, const struct plan *plan)
+{
+    return qcow2_has_data_file(q) ? 0
+                                  : qcow2_check_overlap(q, QCOW2_WRITES_DATA, plan->host_offset,
+                                                        plan->end - plan->start);
 }
 
 /* The plan's range is in flight, `slice` is pinned. */
 static int change_mapping(struct qcow2 *q, struct plan *plan, struct qcow2_slice *slice,
                           unsigned index, struct payload *payload)
 {
-    struct qcow2_allocation got;
+    uint64_t first = align_down(plan->start, q->cluster_size);
+    bool allocates = plan->way == WAY_ALLOCATE && !qcow2_has_data_file(q);
+    struct qcow2_allocation got = {0};
     int r = 0;
 
-    if (plan->way == WAY_ALLOCATE) {
-        r = qcow2_alloc(q, plan->clusters, &got);
+    if (plan->way == WAY_ALLOCATE && !allocates) {
+        plan->host_offset = plan->start; /* what the data file holds there is not known */
+    } else if (allocates) {
+        r = qcow2_alloc(q, (align_up(plan->end, q->cluster_size) - first) >> q->cluster_bits, &got);
         if (r != 0) {
             return r;
         }
-        plan->host_offset = got.offset;
-        plan->clusters = got.clusters;
-        plan->is_fresh = got.is_fresh;
+        plan->host_offset = got.offset + (plan->start - first);
+        plan->end = min_u64(plan->end, first + (got.clusters << q->cluster_bits));
+        /* What is written as zeros does not decrypt to zeros. */
+        plan->is_fresh = got.is_fresh && q->crypto == NULL;
     }
-    payload->length = min_u64(payload->length, plan_end(q, plan) - payload->offset);
+    r = check_place(q, plan);
+    if (r != 0) {
+        return r;
+    }
+    payload->length = min_u64(payload->length, plan->end - payload->offset);
 
     pthread_mutex_unlock(&q->lock);
-    r = write_with_edges(q, plan, payload);
+    if (q->is_lazy && plan->is_fresh) {
+        uint64_t end = min_u64(plan->end, q->blk->length);
+
+        r = find_zeros(q, plan->start, end - plan->start, &plan->was_zero);
+    }
+    r = r == 0 ? write_with_edges(q, plan, payload) : r;
     pthread_mutex_lock(&q->lock);
 
     if (r == 0) {
-        link_clusters(q, plan, slice, index);
-    } else if (plan->way == WAY_ALLOCATE) {
-        qcow2_refcount_release(q, plan->host_offset, plan->clusters);
+        link_range(q, plan, slice, index);
+    } else if (allocates) {
+        qcow2_refcount_release(q, got.offset, got.clusters);
     }
     return r;
 }
@@ -299,26 +394,68 @@ static int look_up(struct qcow2 *q, struct plan *plan, struct qcow2_slice **slic
     return r;
 }
 
+/* Parts of sectors take the rest of them along. */
+static int overwrite_encrypted(struct qcow2 *q, uint64_t host_offset, const struct payload *payload)
+{
+    uint64_t end = host_offset + payload->length;
+    uint64_t first = align_down(host_offset, CRYPTO_SECTOR);
+    uint64_t last = align_down(end, CRYPTO_SECTOR);
+    uint8_t before[CRYPTO_SECTOR], after[CRYPTO_SECTOR];
+    struct iovec head = {.iov_base = before, .iov_len = host_offset - first};
+    struct iovec tail = {.iov_base = after + (end - last),
+                         .iov_len = align_up(end, CRYPTO_SECTOR) - end};
+    int r = 0;
+
+    qcow2_crypto_lock(q, head.iov_len > 0 || tail.iov_len > 0);
+    if (head.iov_len > 0) {
+        r = qcow2_crypto_read_sector(q, qcow2_data_file(q), first, before);
+    }
+    if (r == 0 && tail.iov_len > 0) {
+        r = qcow2_crypto_read_sector(q, qcow2_data_file(q), last, after);
+    }
+    r = r == 0 ? write_vector(q, first, &head, payload, &tail) : r;
+    qcow2_crypto_unlock(q);
+    return r;
+}
+
 static int overwrite(struct qcow2 *q, const struct plan *plan, struct payload *payload)
 {
-    static const struct iovec none;
-    int hold = qcow2_hold(q), r;
+    uint64_t host_offset = plan->host_offset + (payload->offset - plan->start);
+    int r = check_place(q, plan);
+    int hold;
 
+    if (r != 0) {
+        return r;
+    }
+    hold = qcow2_hold(q);
     pthread_mutex_unlock(&q->lock);
-    payload->length = min_u64(payload->length, plan_end(q, plan) - payload->offset);
-    r = write_vector(q, plan->host_offset + (payload->offset - plan->start), &none, payload, &none);
+    payload->length = min_u64(payload->length, plan->end - payload->offset);
+    r = q->crypto != NULL ? overwrite_encrypted(q, host_offset, payload)
+                          : write_vector(q, host_offset, &no_edge, payload, &no_edge);
     qcow2_unhold(q->blk, hold);
     pthread_mutex_lock(&q->lock);
     return r;
 }
 
-static int allocate(struct qcow2 *q, struct plan *plan, struct qcow2_slice *slice, unsigned index,
-                    struct payload *payload)
+/* The range whose mapping the plan needs to itself. */
+static void owned_range(const struct qcow2 *q, const struct plan *plan, uint64_t *start,
+                        uint64_t *end)
+{
+    uint64_t unit = plan->way == WAY_FILL ? q->subcluster_size : q->cluster_size;
+
+    *start = align_down(plan->start, unit);
+    *end = align_up(plan->end, unit);
+}
+
+static int allocate_or_fill(struct qcow2 *q, struct plan *plan, struct qcow2_slice *slice,
+                            unsigned index, struct payload *payload)
 {
     struct qcow2_inflight range;
+    uint64_t start, end;
     int r = 0;
 
-    qcow2_inflight_add(q, &range, plan->start, plan_end(q, plan));
+    owned_range(q, plan, &start, &end);
+    qcow2_inflight_add(q, &range, start, end);
     if (slice != NULL) {
         qcow2_cache_put(slice);
     }
@@ -334,8 +471,8 @@ static int allocate(struct qcow2 *q, struct plan *plan, struct qcow2_slice *slic
 /* Writes a first part of the payload; payload->length is cut to what was written. */
 static int write_step(struct qcow2 *q, struct payload *payload)
 {
-    uint64_t start = align_down(payload->offset, q->cluster_size);
-    uint64_t end = min_u64(align_up(payload->offset + payload->length, q->cluster_size),
+    uint64_t start = align_down(payload->offset, q->subcluster_size);
+    uint64_t end = min_u64(align_up(payload->offset + payload->length, q->subcluster_size),
                            qcow2_slice_end(q, start));
     struct qcow2_slice *slice;
     unsigned index = 0;
@@ -343,7 +480,9 @@ static int write_step(struct qcow2 *q, struct payload *payload)
     int r;
 
     for (;;) {
-        plan = (struct plan){.start = start, .clusters = (end - start) >> q->cluster_bits};
+        uint64_t owned_start, owned_end;
+
+        plan = (struct plan){.start = start, .end = end};
         r = qcow2_refuse_if_broken(q);
         r = r == 0 ? qcow2_throttle(q) : r;
         r = r == 0 ? look_up(q, &plan, &slice, &index) : r;
@@ -354,8 +493,9 @@ static int write_step(struct qcow2 *q, struct payload *payload)
             qcow2_cache_put(slice);
             return overwrite(q, &plan, payload);
         }
-        if (!qcow2_inflight_wait(q, plan.start, plan_end(q, &plan))) {
-            return allocate(q, &plan, slice, index, payload);
+        owned_range(q, &plan, &owned_start, &owned_end);
+        if (!qcow2_inflight_wait(q, owned_start, owned_end)) {
+            return allocate_or_fill(q, &plan, slice, index, payload);
         }
         if (slice != NULL) {
             qcow2_cache_put(slice);

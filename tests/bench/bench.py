@@ -99,11 +99,15 @@ class Bench:
         text = sh("qemu-img", "bench", "-f", "qcow2", "-t", "writeback", "-i", aio, *args, image)
         return float(re.search(r"in ([0-9.]+) seconds", text).group(1))
 
-    def requests(self, count, depth, size, step, write=False, image="overlay.qcow2", cold=False):
-        """One row of requests: rates in requests per second."""
+    def requests(self, count, depth, size, step, write=False, image="overlay.qcow2", cold=False,
+                 throwaway=None):
+        """One row of requests: rates in requests per second. `throwaway` ("on", "ram"): ours goes to such
+        a disk over the base."""
         args = ["-c", count, "-d", depth, "-s", size, "-S", step] + (["-w"] if write else [])
 
         def target(who):
+            if throwaway and who == "ours":
+                return self.path("base.qcow2")
             if cold:
                 return self.overlay("cold-%s.qcow2" % who, "base.qcow2")
             return self.path(image if not write else "warm-%s.qcow2" % who)
@@ -117,10 +121,11 @@ class Bench:
                     continue
             return min(times, key=times.get)
 
+        own = ["-e", throwaway] if throwaway else []
         aio = best_aio()
         ours, peer, limit = [], [], []
         for _ in range(ROUNDS):
-            ours.append(count / self.engine_seconds(args, target("ours")))
+            ours.append(count / self.engine_seconds(args + own, target("ours")))
             peer.append(count / max(self.qemu_seconds(args, target("peer"), aio), 0.001))
             limit.append(count / self.limit_seconds(args, self.path("limit.img" if write else
                                                                     "base.qcow2")))
@@ -155,6 +160,18 @@ class Bench:
 
     def check(self):
         args = ["check", "-f", "qcow2", self.path("warm-ours.qcow2")]
+        return self.commands([self.img] + args, ["qemu-img"] + args)
+
+    def open_large(self):
+        base, top = self.path("large-base.qcow2"), self.path("large.qcow2")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", base, "100G")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top)
+        return self.commands([self.engine, "-w", "-c", 0, top], ["qemu-io", "-c", "quit", top])
+
+    def check_large(self):
+        image = self.path("clusters.qcow2")
+        sh("qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image, "64G")
+        args = ["check", "-f", "qcow2", image]
         return self.commands([self.img] + args, ["qemu-img"] + args)
 
     def commit(self):
@@ -274,8 +291,13 @@ def rows(bench):
         ("4K random write, warm overlay, depth 32", kilo, up, random(READS, 32, write=True)),
         ("4K random write, cold overlay, depth 32", kilo, up,
          random(WRITES, 32, write=True, cold=True)),
+        ("4K random write, throwaway file, depth 32", kilo, up,
+         random(WRITES, 32, write=True, cold=True, throwaway="on")),
+        ("4K random write, throwaway memory, depth 32", kilo, up,
+         random(WRITES, 32, write=True, cold=True, throwaway="ram")),
         ("1M sequential read, depth 4", rate, up,
          lambda: bench.requests(IMAGE // MIB * 4, 4, MIB, MIB)),
+        ("open and close a 100 GB overlay for writing", millis, down, bench.open_large),
         ("open a chain of 100", millis, down, lambda: bench.open_chain(100)),
         ("memory, chain of 1 after reads", mebis, down,
          lambda: bench.open_chain(1, index=2, count=20000)),
@@ -286,6 +308,7 @@ def rows(bench):
         ("convert qcow2 to raw", millis, down,
          lambda: bench.convert("base.qcow2", "qcow2", "raw")),
         ("check", millis, down, bench.check),
+        ("check 1,000,000 clusters", millis, down, bench.check_large),
         ("commit half of the disk", millis, down, bench.commit),
         ("start a machine, CPU time", millis, down, lambda: bench.start("microvm", 1)),
         ("start a machine, wall time", millis, down, lambda: bench.start("microvm", 0)),

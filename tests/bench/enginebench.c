@@ -2,11 +2,11 @@
  * enginebench - the engine's side of `make bench`: the same requests that `qemu-img bench` makes,
  * through one queue. Prints the seconds from the first request to the last completion.
  *
- *   enginebench [-f FORMAT] [-w] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-t CACHE] IMAGE
+ *   enginebench [-f FORMAT] [-w] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] IMAGE
  *   enginebench --limit [-w] ... FILE    pread or pwrite in a loop, for what the machine can do at
  * all
  *
- * Request i lies at i * STEP modulo the size of the image, as in qemu-img bench.
+ * -e: on a throwaway overlay over the image, in TMPDIR or in memory. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench.
  */
 #include "blockdev.h"
 #include "checked.h"
@@ -161,7 +161,8 @@ static int run_limit(struct bench *bench, const char *path, double *seconds)
 
 static int usage(void)
 {
-    fputs("usage: enginebench [--limit] [-f FORMAT] [-w] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] "
+    fputs("usage: enginebench [--limit] [-f FORMAT] [-w] [-e on|ram] [-c COUNT] [-d DEPTH] [-s "
+          "SIZE] [-S STEP] "
           "IMAGE\n",
           stderr);
     return 2;
@@ -179,15 +180,18 @@ int main(int argc, char **argv)
     int option, ret;
 
     log_init(argv[0]);
-    while ((option = getopt_long(argc, argv, "f:wc:d:s:S:", long_options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "f:e:wc:d:s:S:", long_options, NULL)) != -1) {
         value = 0;
-        if (option != 'f' && option != 'w' && option != 'L' &&
+        if (option != 'f' && option != 'e' && option != 'w' && option != 'L' &&
             (option == '?' || size_parse(optarg, 'B', &value) < 0)) {
             return usage();
         }
         switch (option) {
         case 'f':
             options.format = optarg;
+            break;
+        case 'e':
+            options.ephemeral = strcmp(optarg, "ram") == 0 ? BLK_EPHEMERAL_RAM : BLK_EPHEMERAL_FILE;
             break;
         case 'w':
             bench.write = options.writable = true;

@@ -15,10 +15,16 @@ enum {
     WAIT_MS = 60000, /* a request that takes longer is lost */
 };
 
+/* A BLK_WRITE that goes through blk_pwrite_compressed(); no flag of the engine's. */
+enum { FLAG_COMPRESSED = 128 };
+
 static const char *op_name(unsigned op, unsigned flags)
 {
     static const char *const names[] = {"read", "write", "flush", "discard", "write-zeroes"};
 
+    if (op == BLK_WRITE && (flags & FLAG_COMPRESSED)) {
+        return "write-compressed";
+    }
     if (op == BLK_WRITE_ZEROES && (flags & BLK_REQ_MAY_UNMAP)) {
         return "write-zeroes-unmap";
     }
@@ -134,11 +140,12 @@ static struct slot *free_slot(struct actor *actor)
     }
 }
 
-/* Cuts `length` bytes into odd pieces with a guarded gap behind each. */
-static int slot_split(struct slot *slot, struct rng *rng, uint64_t length)
+/* Cuts `length` bytes into odd pieces, or one, with a guarded gap behind each. */
+static int slot_split(struct slot *slot, struct rng *rng, uint64_t length, bool in_one)
 {
     size_t need = length + (size_t)(ACTOR_IOV_MAX + 1) * GAP + 64;
-    unsigned pieces = rng_one_in(rng, 2) ? 1 : (unsigned)rng_between(rng, 1, ACTOR_IOV_MAX);
+    unsigned pieces =
+        in_one || rng_one_in(rng, 2) ? 1 : (unsigned)rng_between(rng, 1, ACTOR_IOV_MAX);
     uint8_t *at;
 
     if (slot->capacity < need) {
@@ -216,6 +223,21 @@ static void settle(struct actor *actor, uint64_t from, uint64_t to)
     }
 }
 
+/* Noise, then one byte over and over, for each cluster: from hardly any compressed data to such that
+ * does not get smaller. */
+static void fill_compressible(struct actor *actor, uint8_t *bytes, uint64_t length)
+{
+    uint64_t unit = actor->run->unit;
+
+    for (uint64_t at = 0; at < length; at += unit) {
+        uint64_t n = min_u64(unit, length - at);
+        uint64_t noise = rng_below(&actor->rng, rng_one_in(&actor->rng, 3) ? n + 1 : n / 16 + 1);
+
+        rng_fill(&actor->rng, bytes + at, noise);
+        memset(bytes + at + noise, (int)rng_below(&actor->rng, 256), n - noise);
+    }
+}
+
 /* Brings the model up to date, fills the buffers of a write. True when [*from, *to) is unsettled.
  */
 static bool apply(struct actor *actor, const struct blk_request *request, uint64_t *from,
@@ -227,7 +249,11 @@ static bool apply(struct actor *actor, const struct blk_request *request, uint64
     switch (request->op) {
     case BLK_WRITE:
         for (int i = 0; i < request->iovcnt; i++) {
-            rng_fill(&actor->rng, request->iov[i].iov_base, request->iov[i].iov_len);
+            if (request->flags & FLAG_COMPRESSED) {
+                fill_compressible(actor, request->iov[i].iov_base, request->iov[i].iov_len);
+            } else {
+                rng_fill(&actor->rng, request->iov[i].iov_base, request->iov[i].iov_len);
+            }
             memcpy(model->bytes + offset, request->iov[i].iov_base, request->iov[i].iov_len);
             offset += request->iov[i].iov_len;
         }
@@ -250,6 +276,9 @@ static int call_wrapper(struct blk *blk, const struct blk_request *r)
         return r->iovcnt == 1 ? blk_pread(blk, r->offset, r->iov->iov_base, r->length)
                               : blk_preadv(blk, r->offset, r->iov, r->iovcnt);
     case BLK_WRITE:
+        if (r->flags & FLAG_COMPRESSED) {
+            return blk_pwrite_compressed(blk, r->offset, r->iov->iov_base, r->length);
+        }
         return r->iovcnt == 1 ? blk_pwrite(blk, r->offset, r->iov->iov_base, r->length)
                               : blk_pwritev(blk, r->offset, r->iov, r->iovcnt);
     case BLK_WRITE_ZEROES:
@@ -278,23 +307,47 @@ static void step_beyond(struct actor *actor, struct slot *slot)
     blk_submit(actor->queue, request);
 }
 
+/* Whether a write is to be a compressed one, whose range is then whole clusters. */
+static bool pick_compressed(struct actor *actor, enum blk_op op, struct range *range)
+{
+    struct run *run = actor->run;
+    struct range whole = range_whole_clusters(*range, run->unit, run->model->length);
+
+    if (op != BLK_WRITE || whole.length == 0 || !blk_can_compress(run->blk) ||
+        !rng_one_in(&actor->rng, 3)) {
+        return false;
+    }
+    *range = whole;
+    return true;
+}
+
+static const struct stripe *pick_stripe(struct actor *actor)
+{
+    uint64_t index = actor->window == 0 ? rng_below(&actor->rng, actor->stripe_count)
+                                        : actor->window_at + rng_below(&actor->rng, actor->window);
+
+    return &actor->stripes[index % actor->stripe_count];
+}
+
 static void step(struct actor *actor)
 {
     struct run *run = actor->run;
-    const struct stripe *stripe = &actor->stripes[rng_below(&actor->rng, actor->stripe_count)];
+    const struct stripe *stripe = pick_stripe(actor);
     struct range range = range_pick(&actor->rng, stripe->from, stripe->to, run->unit, run->longest,
                                     actor->last_offset);
     struct slot *slot;
     unsigned flags;
     enum blk_op op = pick_op(actor, &flags);
     uint64_t from = 0, to = 0;
-    bool unsettled;
+    bool unsettled, is_compressed;
     int pieces;
 
+    is_compressed = pick_compressed(actor, op, &range);
+    flags = is_compressed ? FLAG_COMPRESSED : flags;
     if (!wait_overlaps(actor, range, op == BLK_READ) || !(slot = free_slot(actor))) {
         return;
     }
-    pieces = slot_split(slot, &actor->rng, range.length);
+    pieces = slot_split(slot, &actor->rng, range.length, is_compressed);
     if (pieces < 0) {
         run_fail(run, 0, "out of memory");
         return;
@@ -318,7 +371,7 @@ static void step(struct actor *actor)
     actor->last_offset = range.offset + range.length;
     unsettled = apply(actor, &slot->request, &from, &to);
     slot->busy = true;
-    if (rng_one_in(&actor->rng, 10)) {
+    if (is_compressed || rng_one_in(&actor->rng, 10)) {
         request_done(&slot->request, call_wrapper(run->blk, &slot->request));
     } else {
         blk_submit(actor->queue, &slot->request);
@@ -351,7 +404,7 @@ int actor_init(struct actor *actor, struct run *run, struct rng rng, const struc
     }
     for (unsigned i = 0; i < ACTOR_SLOTS; i++) {
         actor->slots[i].actor = actor;
-        if (slot_split(&actor->slots[i], &actor->rng, 4096) < 0) {
+        if (slot_split(&actor->slots[i], &actor->rng, 4096, false) < 0) {
             return -ENOMEM;
         }
     }
@@ -377,6 +430,7 @@ void actor_free(struct actor *actor)
 void actor_run(struct actor *actor, uint64_t ops)
 {
     for (uint64_t i = 0; i < ops && !atomic_load(&actor->run->failed); i++) {
+        actor->window_at = (unsigned)(i * ACTOR_SWEEPS * actor->stripe_count / ops);
         step(actor);
     }
     wait_all(actor);

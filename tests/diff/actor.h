@@ -16,7 +16,7 @@
 #include "rng.h"
 #include "run.h"
 
-enum { ACTOR_SLOTS = 6, ACTOR_IOV_MAX = 9, ACTOR_HISTORY = 16384 };
+enum { ACTOR_SWEEPS = 3, ACTOR_SLOTS = 6, ACTOR_IOV_MAX = 9, ACTOR_HISTORY = 16384 };
 
 struct stripe {
     uint64_t from, to;
@@ -45,6 +45,10 @@ struct actor {
     struct rng rng;
     const struct stripe *stripes;
     unsigned stripe_count;
+    /* 0: requests go to all stripes at any time; else to so many neighbours, which move over all of
+     * them ACTOR_SWEEPS times during actor_run(), so that actors meet. */
+    unsigned window;
+    unsigned window_at;
     uint64_t reads_percent; /* share of reads among the requests */
     struct slot slots[ACTOR_SLOTS];
     struct op_record *history;

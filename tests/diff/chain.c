@@ -50,14 +50,33 @@ void chain_free(struct chain *chain, bool keep)
     char dump[CHAIN_PATH + 32];
 
     model_free(&chain->model);
+    model_free(&chain->snapshot);
+    free(chain->below);
     if (chain->dir[0] && !keep) {
         for (unsigned i = 0; i < chain->count; i++) {
             unlink(chain->paths[i]);
+            unlink(chain->data_paths[i]);
         }
         dump_path(chain, dump, sizeof(dump));
         unlink(dump);
         rmdir(chain->dir);
     }
+}
+
+static int add_ephemeral(struct chain *chain, struct err *err)
+{
+    unsigned i = chain->count++;
+
+    memcpy(chain->paths[i], chain->paths[i - 1], sizeof(chain->paths[i]));
+    chain->below = malloc(chain->model.length);
+    if (!chain->below) {
+        return err_set_errno(err, -ENOMEM, "a copy of the device");
+    }
+    memcpy(chain->below, chain->model.bytes, chain->model.length);
+    chain->model.cluster = 4096;
+    chain->model.discard_is_zero = true;
+    chain->model.discard_reaches_parts = false;
+    return 0;
 }
 
 int chain_add_layer(struct chain *chain, struct err *err)
@@ -70,11 +89,22 @@ int chain_add_layer(struct chain *chain, struct err *err)
         .cluster_size = layer->cluster,
         .compat = layer->compat,
         .lazy_refcounts = layer->lazy,
+        .extended_l2 = layer->extended_l2,
+        .luks = layer->luks,
     };
     int ret;
 
+    if (layer->ephemeral != BLK_EPHEMERAL_OFF) {
+        return add_ephemeral(chain, err);
+    }
     snprintf(chain->paths[i], sizeof(chain->paths[i]), "%s/%u.%s", chain->dir, i, options.format);
     options.path = chain->paths[i];
+    if (layer->data != DATA_INSIDE) {
+        /* To QEMU a relative name would be relative to where it runs. */
+        snprintf(chain->data_paths[i], sizeof(chain->data_paths[i]), "%s/%u.data", chain->dir, i);
+        options.data_file = chain->data_paths[i];
+        options.data_file_raw = layer->data == DATA_FILE_RAW;
+    }
     switch (layer->prealloc) {
     case BLK_PREALLOC_METADATA:
         options.prealloc = BLK_PREALLOC_METADATA;
@@ -103,6 +133,7 @@ int chain_add_layer(struct chain *chain, struct err *err)
         return err_set_errno(err, -errno, "cannot cut %s", options.path);
     }
     chain->model.cluster = layer->cluster;
+    chain->model.discard_reaches_parts = layer->extended_l2;
     chain->model.discard_is_zero = layer->compat == 3 || (layer->compat == 2 && i == 0);
     return model_resize(&chain->model, align_up(layer->size, 512));
 }
@@ -160,20 +191,71 @@ int chain_open(struct chain *chain, struct rng *rng, struct blk **out, struct er
 {
     const struct layout *layout = chain->layout;
     const struct layer *layer = &layout->layers[chain->count - 1];
+    const struct blk_key key = {.bytes = DIFF_KEY, .length = strlen(DIFF_KEY)};
     struct blk_open_options options = {
         .path = chain->paths[chain->count - 1],
+        .keys = &key,
+        .key_count = 1,
         .format = format_name(layer),
         .writable = true,
         .discard = !layout->discard_off && !rng_one_in(rng, 4),
         .cache = layout->cache,
+        .ephemeral = layer->ephemeral,
+        .tmpdir = chain->dir,
         .metadata_cache = layout->metadata_cache,
     };
 
     if (options.metadata_cache == 0 && rng_one_in(rng, 2)) {
         options.metadata_cache = 2 * (uint64_t)(layer->cluster ? layer->cluster : 512);
     }
+    if (layer->ephemeral != BLK_EPHEMERAL_OFF) {
+        options.format = format_name(layer - 1);
+        memcpy(chain->model.bytes, chain->below, chain->model.length);
+    }
     chain->model.discard_on = options.discard;
     return blk_open(&options, out, err);
+}
+
+int chain_check(const struct chain *chain, struct err *err)
+{
+    const struct blk_key key = {.bytes = DIFF_KEY, .length = strlen(DIFF_KEY)};
+
+    for (unsigned i = 0; i < chain->count; i++) {
+        const struct blk_open_options options = {
+            .path = chain->paths[i],
+            .format = "qcow2",
+            .no_backing = true,
+            .for_check = true,
+            .keys = &key,
+            .key_count = 1,
+        };
+        struct blk_check_result result;
+        struct blk *blk;
+        int ret;
+
+        if (!chain->layout->layers[i].compat) {
+            continue;
+        }
+        ret = blk_open(&options, &blk, err);
+        if (ret < 0) {
+            return ret;
+        }
+        ret = blk_check(blk, 0, NULL, NULL, &result, err);
+        if (ret == 0 && result.corruptions + result.leaks + result.check_errors > 0) {
+            ret = err_set(err, -EIO, "layer %u: %llu corruptions, %llu leaks, %llu check errors", i,
+                          (unsigned long long)result.corruptions, (unsigned long long)result.leaks,
+                          (unsigned long long)result.check_errors);
+        }
+        if (ret < 0) {
+            blk_close(blk, NULL);
+            return ret;
+        }
+        ret = blk_close(blk, err);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    return 0;
 }
 
 /* Runs a program with its output collected; the exit status, or -1. */
@@ -236,26 +318,61 @@ static int write_dump(const struct chain *chain, const char *path, struct err *e
     return ok ? 0 : err_set(err, -EIO, "cannot write %s", path);
 }
 
+/* The chain from layer `i` down, in the words of --image-opts. */
+static void image_options(const struct chain *chain, unsigned i, char *out, size_t size)
+{
+    char prefix[CHAIN_MAX * 8 + 1] = "";
+    int used = snprintf(out, size, "driver=%s,file.filename=%s",
+                        format_name(&chain->layout->layers[i]), chain->paths[i]);
+
+    for (; used > 0 && (size_t)used < size; i--) {
+        if (chain->layout->layers[i].luks != NULL) {
+            used += snprintf(out + used, size - (size_t)used, ",%sencrypt.key-secret=key", prefix);
+        }
+        if (i == 0) {
+            break;
+        }
+        strcat(prefix, "backing.");
+    }
+}
+
+/* This key is no secret. */
+static const char qemu_secret[] = "secret,id=key,data=" DIFF_KEY;
+
+int chain_ask_qemu_check(const struct chain *chain, struct err *err)
+{
+    char options[CHAIN_PATH + 512];
+    const char *const check[] = {"qemu-img",     "check", "--object", qemu_secret,
+                                 "--image-opts", options, NULL};
+    int ret = 0;
+
+    for (unsigned i = 0; ret == 0 && i < chain->count; i++) {
+        image_options(chain, i, options, sizeof(options));
+        ret = chain->layout->layers[i].compat ? ask(check, chain->paths[i], err) : 0;
+    }
+    return ret;
+}
+
 int chain_ask_qemu(const struct chain *chain, struct err *err)
 {
-    const struct layout *layout = chain->layout;
+    char dump[CHAIN_PATH + 32], dump_options[CHAIN_PATH + 64], options[CHAIN_PATH + 512];
     const char *top = chain->paths[chain->count - 1];
-    const char *top_format = format_name(&layout->layers[chain->count - 1]);
-    char dump[CHAIN_PATH + 32];
-    const char *const compare[] = {"qemu-img", "compare", "-f", "raw", "-F",
-                                   top_format, dump,      top,  NULL};
-    int ret;
+    const char *const compare[] = {"qemu-img",     "compare",    "--object", qemu_secret,
+                                   "--image-opts", dump_options, options,    NULL};
+    unsigned last = chain->count - 1;
+    bool is_raw_data = chain->layout->layers[last].data == DATA_FILE_RAW;
+    const char *const compare_raw[] = {
+        "qemu-img", "compare", "-f", "raw", "-F", "raw", dump, chain->data_paths[last], NULL};
+    int ret = chain_ask_qemu_check(chain, err);
 
-    for (unsigned i = 0; i < chain->count; i++) {
-        const char *path = chain->paths[i];
-        const char *const check[] = {"qemu-img", "check", "-f", "qcow2", path, NULL};
-
-        ret = layout->layers[i].compat ? ask(check, path, err) : 0;
-        if (ret < 0) {
-            return ret;
-        }
+    /* Of a throwaway overlay nothing is left to look at. */
+    if (ret < 0 || chain->below) {
+        return ret;
     }
+    image_options(chain, last, options, sizeof(options));
     dump_path(chain, dump, sizeof(dump));
+    snprintf(dump_options, sizeof(dump_options), "driver=raw,file.filename=%s", dump);
     ret = write_dump(chain, dump, err);
-    return ret < 0 ? ret : ask(compare, top, err);
+    ret = ret < 0 ? ret : ask(compare, top, err);
+    return ret < 0 || !is_raw_data ? ret : ask(compare_raw, chain->data_paths[last], err);
 }

@@ -21,12 +21,17 @@ void model_free(struct model *model)
 
 int model_resize(struct model *model, uint64_t length)
 {
-    uint8_t *bytes = realloc(model->bytes, length ? length : 1);
+    /* The pages of a large fresh model are there once they are touched. */
+    bool is_fresh = model->length == 0;
+    uint8_t *bytes =
+        is_fresh ? calloc(length ? length : 1, 1) : realloc(model->bytes, length ? length : 1);
 
     if (!bytes) {
         return -ENOMEM;
     }
-    if (length > model->length) {
+    if (is_fresh) {
+        free(model->bytes);
+    } else if (length > model->length) {
         memset(bytes + model->length, 0, length - model->length);
     }
     model->bytes = bytes;
@@ -51,6 +56,9 @@ bool model_discard(struct model *model, uint64_t offset, uint64_t length, uint64
     last = align_down(end, model->cluster);
     if (first < last) {
         memset(model->bytes + first, 0, last - first);
+    }
+    if (model->discard_reaches_parts) {
+        return first != offset || last != end;
     }
     *from = max_u64(last, first);
     return end == model->length && *from < end;

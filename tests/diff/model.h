@@ -9,6 +9,7 @@
  * and may do either.
  *  2. qcow2 version 2 with a backing file cannot record a discard: each byte reads as zero or as
  *     before. Raw the same.
+ *  3. With extended L2 entries rule 1 holds, but a part of a cluster may read as zeros too.
  * With discard=off nothing changes. Never may a discard show another layer's or cluster's bytes.
  *
  * Threads: threads that work on disjoint byte ranges may use one model at the same time.
@@ -22,9 +23,10 @@
 struct model {
     uint8_t *bytes;
     uint64_t length;
-    unsigned cluster;     /* of the top layer; 0: raw */
-    bool discard_on;      /* as the device is opened now */
-    bool discard_is_zero; /* rule 1 holds */
+    unsigned cluster;           /* of the top layer; 0: raw */
+    bool discard_on;            /* as the device is opened now */
+    bool discard_is_zero;       /* rule 1 holds */
+    bool discard_reaches_parts; /* rule 3 */
 };
 
 int model_init(struct model *model, uint64_t length);

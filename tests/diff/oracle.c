@@ -1,9 +1,10 @@
 /*
  * oracle - random requests through the block engine against a flat array. Speaks TAP.
  *
- *   oracle [--seed N] [--ops N] [--layout PART-OF-NAME] [--threads N] [--keep] [--list]
+ *   oracle [--seed N] [--operations N] [--queues N] [--layout PART-OF-NAME] [--keep] [--list]
  *
- * `--ops` is the number of requests in all. The same seed repeats the requests; with one queue it
+ * `--operations` is the number of requests in all, `--queues` how many queues work at once, on as many
+ * threads, where several do. The same seed repeats the requests; with one queue it
  * repeats the run exactly.
  */
 #include "checked.h"
@@ -17,12 +18,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+/* A warm overlay has so many tables to spread requests over. */
+enum { WARM_SHARE = 10 };
 
 struct settings {
     uint64_t seed, ops;
     const char *layout;
-    unsigned threads;
+    unsigned queues;
     bool keep;
 };
 
@@ -53,7 +56,7 @@ static int work_on_top(struct chain *chain, struct rng *rng, const struct settin
     int ret = 0;
 
     for (unsigned i = 0; ret == 0 && i < PASSES; i++) {
-        unsigned threads = i % 2 == 0 ? 1 : settings->threads;
+        unsigned threads = i % 2 == 0 ? 1 : settings->queues;
 
         ret = pass_requests(chain, rng, threads, ops / PASSES, err);
         if (ret < 0) {
@@ -61,6 +64,9 @@ static int work_on_top(struct chain *chain, struct rng *rng, const struct settin
         }
         if (chain->layout->grows) {
             ret = pass_grow(chain, rng, err);
+        }
+        if (ret == 0 && chain->layout->snapshots) {
+            ret = pass_snapshot(chain, rng, err);
         }
     }
     return ret == 0 ? pass_compare(chain, rng, err) : ret;
@@ -94,6 +100,12 @@ static void run_exact(const struct layout *layout, const struct settings *settin
         }
     }
     if (ret == 0) {
+        ret = chain_check(&chain, &err);
+        if (!tap_result(ret == 0, "%s: blk_check finds nothing", layout->name)) {
+            tap_note("%s", err.text);
+        }
+    }
+    if (ret == 0) {
         ret = chain_ask_qemu(&chain, &err);
         if (ret == -ENOENT) {
             tap_skip("no qemu-img", "%s: qemu-img agrees", layout->name);
@@ -114,8 +126,8 @@ static bool wanted(const struct settings *settings, const char *name)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: oracle [--seed N] [--ops N] [--layout PART-OF-NAME] [--threads N] "
-                    "[--keep] [--list]\n");
+    fprintf(stderr, "usage: oracle [--seed N] [--operations N] [--queues N] "
+                    "[--layout PART-OF-NAME] [--keep] [--list]\n");
     return 1;
 }
 
@@ -127,38 +139,62 @@ static int list(void)
     for (unsigned i = 0; i < overlap_layout_count; i++) {
         printf("overlapping writers: %s\n", overlap_layouts[i].name);
     }
+    for (unsigned i = 0; i < warm_layout_count; i++) {
+        printf("warm: %s\n", warm_layouts[i].name);
+    }
     return 0;
+}
+
+typedef int (*parallel_pass)(const struct layout *layout, struct rng *rng, unsigned queues,
+                             uint64_t ops, struct err *err);
+
+static void run_parallel(parallel_pass pass, const char *kind, const char *claim,
+                         const struct layout *layout, const struct settings *settings,
+                         uint64_t index, uint64_t ops)
+{
+    struct rng rng = rng_fork(settings->seed, index);
+    struct err err = {0};
+
+    if (!tap_result(pass(layout, &rng, settings->queues, ops, &err) == 0, "%s, %s: %s", kind,
+                    layout->name, claim)) {
+        tap_note("%s", err.text);
+    }
+}
+
+static unsigned count_wanted(const struct settings *settings, const struct layout *layouts,
+                             unsigned count)
+{
+    unsigned wanted_count = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        wanted_count += wanted(settings, layouts[i].name);
+    }
+    return wanted_count;
 }
 
 static void run_all(const struct settings *settings)
 {
-    unsigned chosen = 0;
-    uint64_t share;
-    char name[128];
+    unsigned chosen = count_wanted(settings, exact_layouts, exact_layout_count) +
+                      count_wanted(settings, overlap_layouts, overlap_layout_count) +
+                      WARM_SHARE * count_wanted(settings, warm_layouts, warm_layout_count);
+    uint64_t share = settings->ops / max_u64(chosen, 1) + 1;
 
-    for (unsigned i = 0; i < exact_layout_count + overlap_layout_count; i++) {
-        chosen +=
-            wanted(settings, i < exact_layout_count ? exact_layouts[i].name
-                                                    : overlap_layouts[i - exact_layout_count].name);
-    }
-    share = settings->ops / max_u64(chosen, 1) + 1;
     for (unsigned i = 0; i < exact_layout_count; i++) {
         if (wanted(settings, exact_layouts[i].name)) {
             run_exact(&exact_layouts[i], settings, i, share);
         }
     }
     for (unsigned i = 0; i < overlap_layout_count; i++) {
-        struct rng rng = rng_fork(settings->seed, 1000 + i);
-        struct err err = {0};
-
-        if (!wanted(settings, overlap_layouts[i].name)) {
-            continue;
+        if (wanted(settings, overlap_layouts[i].name)) {
+            run_parallel(pass_overlapping, "overlapping writers",
+                         "no read returns stale or foreign bytes", &overlap_layouts[i], settings,
+                         1000 + i, share);
         }
-        snprintf(name, sizeof(name), "overlapping writers, %s", overlap_layouts[i].name);
-        if (!tap_result(
-                pass_overlapping(&overlap_layouts[i], &rng, settings->threads, share, &err) == 0,
-                "%s: no read returns stale or foreign bytes", name)) {
-            tap_note("%s", err.text);
+    }
+    for (unsigned i = 0; i < warm_layout_count; i++) {
+        if (wanted(settings, warm_layouts[i].name)) {
+            run_parallel(pass_warm, "warm", "every read returns what was written", &warm_layouts[i],
+                         settings, 2000 + i, WARM_SHARE * share);
         }
     }
 }
@@ -167,14 +203,14 @@ int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"seed", required_argument, NULL, 's'},
-        {"ops", required_argument, NULL, 'o'},
+        {"operations", required_argument, NULL, 'o'},
         {"layout", required_argument, NULL, 'l'},
-        {"threads", required_argument, NULL, 't'},
+        {"queues", required_argument, NULL, 'q'},
         {"keep", no_argument, NULL, 'k'},
         {"list", no_argument, NULL, 'L'},
         {NULL, 0, NULL, 0},
     };
-    struct settings settings = {.seed = (uint64_t)time(NULL), .ops = 100000, .threads = 4};
+    struct settings settings = {.seed = 1, .ops = 100000, .queues = 8};
     int option;
 
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -188,8 +224,8 @@ int main(int argc, char **argv)
         case 'l':
             settings.layout = optarg;
             break;
-        case 't':
-            settings.threads = (unsigned)strtoul(optarg, NULL, 0);
+        case 'q':
+            settings.queues = (unsigned)strtoul(optarg, NULL, 0);
             break;
         case 'k':
             settings.keep = true;
@@ -200,7 +236,7 @@ int main(int argc, char **argv)
             return usage();
         }
     }
-    if (optind != argc || settings.threads == 0 || settings.threads > 64) {
+    if (optind != argc || settings.queues == 0 || settings.queues > 64) {
         return usage();
     }
     tap_note("seed %llu, %llu requests (repeat with --seed)", (unsigned long long)settings.seed,

@@ -239,6 +239,9 @@ static void step(struct worker *worker)
     struct slot *slot = &worker->slots[rng_below(&worker->rng, SLOTS)];
     uint64_t cells = shared->run.model->length / CELL;
     struct range range = range_pick(&worker->rng, 0, cells * CELL, shared->run.unit, LONGEST, 0);
+    enum blk_op op = ops[rng_below(&worker->rng, ARRAY_LEN(ops))];
+    struct range whole;
+    bool is_compressed;
 
     while (slot->busy) {
         if (!progress(worker)) {
@@ -247,9 +250,13 @@ static void step(struct worker *worker)
     }
     range.offset = align_down(range.offset, CELL);
     range.length = min_u64(align_up(range.length, CELL), cells * CELL - range.offset);
+    whole = range_whole_clusters(range, shared->run.unit, shared->run.model->length);
+    is_compressed = op == BLK_WRITE && whole.length > 0 && blk_can_compress(shared->run.blk) &&
+                    rng_one_in(&worker->rng, 3);
+    range = is_compressed ? whole : range;
     slot->iov = (struct iovec){.iov_base = slot->words, .iov_len = range.length};
     slot->request = (struct blk_request){
-        .op = ops[rng_below(&worker->rng, ARRAY_LEN(ops))],
+        .op = op,
         .flags = 0,
         .offset = range.offset,
         .length = range.length,
@@ -267,7 +274,12 @@ static void step(struct worker *worker)
         begin_change(worker, slot);
     }
     slot->busy = true;
-    blk_submit(worker->queue, &slot->request);
+    if (is_compressed) {
+        request_done(&slot->request, blk_pwrite_compressed(shared->run.blk, range.offset,
+                                                           slot->words, range.length));
+    } else {
+        blk_submit(worker->queue, &slot->request);
+    }
     if (rng_one_in(&worker->rng, 4)) {
         blk_queue_complete(worker->queue);
     }
@@ -431,6 +443,9 @@ int pass_overlapping(const struct layout *layout, struct rng *rng, unsigned thre
     }
     if (ret == 0) {
         ret = chain_check_seals(&chain, err);
+    }
+    if (ret == 0) {
+        ret = chain_check(&chain, err);
     }
     if (ret == 0) {
         ret = chain_ask_qemu(&chain, err);

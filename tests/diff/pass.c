@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static void run_start(struct run *run, struct chain *chain, struct blk *blk)
@@ -108,7 +109,9 @@ static void run_workers(struct run *run, struct rng *rng, unsigned threads, uint
 static void check_extent_bytes(struct run *run, const struct chain *chain,
                                const struct blk_extent *extent, uint64_t offset, uint8_t *buf)
 {
-    int fd = open(chain->paths[chain->count - 1 - extent->depth], O_RDONLY | O_CLOEXEC);
+    unsigned layer = chain->count - 1 - extent->depth;
+    const char *data = chain->data_paths[layer];
+    int fd = open(data[0] != '\0' ? data : chain->paths[layer], O_RDONLY | O_CLOEXEC);
     ssize_t got = fd < 0 ? -1 : pread(fd, buf, extent->length, (off_t)extent->host_offset);
     int64_t at = got < 0 ? -1 : model_compare(run->model, offset, buf, (uint64_t)got);
 
@@ -120,6 +123,12 @@ static void check_extent_bytes(struct run *run, const struct chain *chain,
     } else if (at >= 0) {
         run_fail_bytes(run, "bytes where blk_map points", offset, buf, at);
     }
+}
+
+/* Bytes that are not to be found as they are in a file with a name. */
+static bool has_no_file(const struct layer *layer)
+{
+    return layer->luks != NULL || layer->ephemeral != BLK_EPHEMERAL_OFF;
 }
 
 /* Every extent that blk_map() names must hold what the device reads as. */
@@ -141,10 +150,13 @@ static void check_map(struct run *run, const struct chain *chain)
                      extent.depth);
             break;
         }
-        if (extent.kind == BLK_EXTENT_DATA && extent.has_host_offset) {
+        if (extent.kind == BLK_EXTENT_DATA && extent.has_host_offset &&
+            !has_no_file(&chain->layout->layers[chain->count - 1 - extent.depth])) {
             check_extent_bytes(run, chain, &extent, offset, buf);
-        } else if (extent.kind != BLK_EXTENT_DATA &&
-                   model_compare(run->model, offset, zeros, extent.length) >= 0) {
+        }
+        if ((extent.is_hole ||
+             (extent.kind != BLK_EXTENT_DATA && extent.kind != BLK_EXTENT_COMPRESSED)) &&
+            model_compare(run->model, offset, zeros, extent.length) >= 0) {
             run_fail(run, offset, "blk_map says %llu+%llu is zero or unallocated; it holds data",
                      (unsigned long long)offset, (unsigned long long)extent.length);
         }
@@ -196,6 +208,56 @@ int pass_compare(struct chain *chain, struct rng *rng, struct err *err)
 
     if (ret < 0) {
         return err_prefix(err, ret, "open");
+    }
+    run_start(&run, chain, blk);
+    run_compare_all(&run);
+    return run_finish(&run, err);
+}
+
+/* The snapshot there is gives way to one of what the device shows now. */
+static int take_snapshot(struct chain *chain, struct blk *blk, struct err *err)
+{
+    const struct blk_snapshot_info info = {.name = "oracle"};
+    int ret = chain->snapshot.bytes != NULL ? blk_snapshot_delete(blk, 0, err) : 0;
+
+    model_free(&chain->snapshot);
+    ret = ret == 0 ? blk_snapshot_create(blk, &info, err) : ret;
+    if (ret == 0 && model_init(&chain->snapshot, chain->model.length) < 0) {
+        return err_set_errno(err, -ENOMEM, "snapshot");
+    }
+    if (ret == 0) {
+        memcpy(chain->snapshot.bytes, chain->model.bytes, chain->model.length);
+    }
+    return ret;
+}
+
+static int apply_snapshot(struct chain *chain, struct blk *blk, struct err *err)
+{
+    int ret = blk_snapshot_apply(blk, 0, err);
+
+    if (ret == 0 && model_resize(&chain->model, chain->snapshot.length) < 0) {
+        return err_set_errno(err, -ENOMEM, "snapshot");
+    }
+    if (ret == 0) {
+        memcpy(chain->model.bytes, chain->snapshot.bytes, chain->snapshot.length);
+    }
+    return ret;
+}
+
+int pass_snapshot(struct chain *chain, struct rng *rng, struct err *err)
+{
+    bool takes = chain->snapshot_passes++ % 2 == 0;
+    struct blk *blk;
+    struct run run;
+    int ret = chain_open(chain, rng, &blk, err);
+
+    if (ret < 0) {
+        return err_prefix(err, ret, "open");
+    }
+    ret = takes ? take_snapshot(chain, blk, err) : apply_snapshot(chain, blk, err);
+    if (ret < 0) {
+        (void)blk_close(blk, NULL);
+        return err_prefix(err, ret, takes ? "take a snapshot" : "apply a snapshot");
     }
     run_start(&run, chain, blk);
     run_compare_all(&run);

@@ -15,6 +15,9 @@ int pass_requests(struct chain *chain, struct rng *rng, unsigned threads, uint64
 /* Opens, reads everything, compares with the model and closes. */
 int pass_compare(struct chain *chain, struct rng *rng, struct err *err);
 
+/* Opens, takes a snapshot or goes back to the one there is, by turns, and compares. */
+int pass_snapshot(struct chain *chain, struct rng *rng, struct err *err);
+
 /* Opens, grows the device by a random amount, and compares. */
 int pass_grow(struct chain *chain, struct rng *rng, struct err *err);
 
@@ -27,5 +30,13 @@ int pass_grow(struct chain *chain, struct rng *rng, struct err *err);
  */
 int pass_overlapping(const struct layout *layout, struct rng *rng, unsigned threads, uint64_t ops,
                      struct err *err);
+
+/*
+ * The same over an overlay that is warm: gigabytes with L2 tables and refcount blocks everywhere, more
+ * than the cache holds, and little data. `threads` queues (at most 64) read, write, zero, discard and
+ * flush in the area of every L2 table, next to each other; results are known exactly.
+ */
+int pass_warm(const struct layout *layout, struct rng *rng, unsigned threads, uint64_t ops,
+              struct err *err);
 
 #endif

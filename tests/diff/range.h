@@ -69,4 +69,14 @@ static inline struct range range_pick(struct rng *rng, uint64_t from, uint64_t t
     return range;
 }
 
+/* The clusters that the range covers whole; the device's last one may be short. Empty: none. */
+static inline struct range range_whole_clusters(struct range range, uint64_t cluster,
+                                                uint64_t device_length)
+{
+    uint64_t from = align_up(range.offset, cluster), to = range.offset + range.length;
+
+    to = to == device_length ? to : align_down(to, cluster);
+    return (struct range){.offset = from, .length = to > from ? to - from : 0};
+}
+
 #endif

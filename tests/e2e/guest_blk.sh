@@ -58,6 +58,23 @@ guest "$PASS" blk_marker "disk=7 write=9" "${overlay[@]}" $(
         truncate -s 8M "$work/disk$i"
         echo "--disk $work/disk$i,format=raw"
     done)
+for where in on ram; do
+    guest "$PASS" blk_rw "capacity=131072" --tmpdir "$work" \
+        --disk "$work/base.qcow2,format=qcow2,ephemeral=$where"
+done
+check "the base is untouched by what was thrown away" \
+    test "$before" = "$(sha256sum <"$work/base.qcow2")"
+
+# The first L2 entry leads to the L1 table: the guest's first write would destroy it.
+qemu-img create -q -f qcow2 "$work/corrupt.qcow2" 64M
+qemu-io -f qcow2 -c 'write -q 0 64k' "$work/corrupt.qcow2" >/dev/null
+printf '\200\0\0\0\0\003\0\0' |
+    dd of="$work/corrupt.qcow2" bs=1 seek=$((4 * 65536)) conv=notrunc status=none
+vm blk_rw "" --disk "$work/corrupt.qcow2,format=qcow2"
+check "a guest sees an I/O error where its image is corrupt" grep -q '^not ok' "$console"
+check "and minivmm says which image, and why" \
+    grep -q "corrupt.qcow2.*image is corrupt: L2 entry" "$messages"
+check "the corrupt bit is set" grep -q 'corrupt: true' <(qemu-img info "$work/corrupt.qcow2")
 check "the eighth disk holds it" sector "$work/disk7" raw 2000 100 9
 check "the seventh does not" sector "$work/disk6" raw 2000 100 0
 finish

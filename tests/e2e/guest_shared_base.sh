@@ -43,4 +43,13 @@ check "each holds its own" sector "$work/two.qcow2" qcow2 2000 100 3
 check "the base is as it was" test "$before" = "$(sha256sum <"$work/base.qcow2")"
 "$IMG" create -q -f qcow2 -F qcow2 -b base.qcow2 "$work/three.qcow2"
 guest "$PASS" blk_marker "expect=119" --disk "$work/three.qcow2,format=qcow2"
+
+# The same over a base that is compressed.
+for type in zlib zstd; do
+    qemu-img convert -c -O qcow2 -o compression_type=$type "$work/base.qcow2" "$work/$type.qcow2"
+    "$IMG" create -q -f qcow2 -F qcow2 -b $type.qcow2 "$work/over.qcow2"
+    guest "$PASS" blk_marker "expect=119 write=4" --disk "$work/over.qcow2,format=qcow2"
+    guest "$PASS" blk_marker "expect=4" --disk "$work/over.qcow2,format=qcow2"
+    check "over a base compressed with $type: sound" qemu-img check -q "$work/over.qcow2"
+done
 finish

@@ -45,17 +45,19 @@ every_command() {
     refuse "convert: $name" timeout 10 "$IMG" convert -f qcow2 -O raw "$file" out.raw
 }
 for file in missing folder fifo /dev/null forty-bytes.qcow2 version.qcow2 clusters-tiny.qcow2 clusters-huge.qcow2 \
-    size-huge.qcow2 l1-huge.qcow2 l1-outside.qcow2 l1-unaligned.qcow2 reftable-huge.qcow2 unknown-feature.qcow2 \
+    size-huge.qcow2 l1-huge.qcow2 l1-unaligned.qcow2 reftable-huge.qcow2 unknown-feature.qcow2 \
     encrypted.qcow2 header-short.qcow2 header-long.qcow2 backing-long.qcow2; do
     every_command "$file" "$file"
 done
 check "the files are as they were" test "$sum" = "$(cat ./*.qcow2 | sha256sum)"
+refuse "convert: l1-outside.qcow2" timeout 10 "$IMG" convert -f qcow2 -O raw l1-outside.qcow2 out.raw
+refuse "commit: l1-outside.qcow2" timeout 10 "$IMG" commit -f qcow2 l1-outside.qcow2
 check "nothing was converted" test ! -e out.raw
 check "a feature is refused by name" grep -q 'Unsupported qcow2 feature' <("$IMG" info unknown-feature.qcow2 2>&1)
-check "encryption is refused by name" grep -q 'Encrypted' <("$IMG" info encrypted.qcow2 2>&1)
+check "encryption with AES is refused by name" grep -q 'AES encryption' <("$IMG" info encrypted.qcow2 2>&1)
 
 # What can be opened but is cut short: a verdict, no crash.
-for file in cut.qcow2 header-only.qcow2 reftable-outside.qcow2; do
+for file in cut.qcow2 header-only.qcow2 l1-outside.qcow2 reftable-outside.qcow2; do
     for options in '' '-r leaks' '-r all'; do
         cp $file copy.qcow2
         # shellcheck disable=SC2086 # words

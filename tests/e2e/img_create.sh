@@ -29,7 +29,28 @@ for compat in 0.10 v2 1.1 v3; do
     created "compat $compat" v$compat.qcow2 -f qcow2 -o compat=$compat v$compat.qcow2 8M
 done
 created "lazy refcounts" lazy.qcow2 -f qcow2 -o lazy_refcounts=on lazy.qcow2 8M
-created "refcount_bits=16" rb.qcow2 -f qcow2 -o refcount_bits=16 rb.qcow2 8M
+for bits in 1 2 4 8 16 32 64 0x10 020; do
+    created "refcount_bits=$bits" rb.qcow2 -f qcow2 -o refcount_bits=$bits rb.qcow2 8M
+    created "refcount_bits=$bits, many clusters" rb.qcow2 -f qcow2 \
+        -o refcount_bits=$bits,cluster_size=512,preallocation=metadata rb.qcow2 10M
+    same_image "which reads as zeros: refcount_bits=$bits" rb.qcow2
+done
+for bits in 0 3 65 128 -1 4294967297 99999999999 18446744073709551617 16k 1x '' ' '; do
+    same "refcount_bits='$bits'" create -f qcow2 -o "refcount_bits=$bits" n.qcow2 8M
+done
+for type in zlib zstd; do
+    created "compression_type=$type" ct.qcow2 -f qcow2 -o compression_type=$type ct.qcow2 8M
+done
+same "another compression type" create -f qcow2 -o compression_type=lz4 n.qcow2 8M
+same "compression types have small letters" create -f qcow2 -o compression_type=ZLIB n.qcow2 8M
+# What two faults are answered with is QEMU's order.
+for options in refcount_bits=8 compression_type=zstd extended_l2=on lazy_refcounts=on \
+    extended_l2=on,cluster_size=8k extended_l2=on,lazy_refcounts=on compression_type=zstd,refcount_bits=1 \
+    refcount_bits=3,cluster_size=100 lazy_refcounts=on,refcount_bits=3 compression_type=xx,preallocation=xx; do
+    same "version 2 with $options" create -f qcow2 -o "compat=0.10,$options" n.qcow2 8M
+done
+same "extended L2 needs large clusters" create -f qcow2 -o extended_l2=on,cluster_size=8k n.qcow2 8M
+same "extended L2 is on or off" create -f qcow2 -o extended_l2=foo n.qcow2 8M
 created "two -o, the last one counts" two.qcow2 -f qcow2 -o cluster_size=64k -o cluster_size=4k two.qcow2 1M
 for mode in off metadata falloc full; do
     for cluster in 512 64k 2M; do
@@ -38,6 +59,37 @@ for mode in off metadata falloc full; do
         same_image "preallocated content: $mode, $cluster" p.qcow2
     done
 done
+# Both images are looked at with qemu-img: what the header says, content and what is allocated.
+extended() {
+    local name=$1 text
+    shift
+    same "create: extended L2, $name" create "$@"
+    if text=$(diff <(cd "$q" && qemu-img info e.qcow2 | grep -v '^disk size') \
+        <(cd "$m" && qemu-img info e.qcow2 | grep -v '^disk size')) &&
+        text=$(qemu-img check "$m/e.qcow2" 2>&1) &&
+        text=$(qemu-img compare -s "$q/e.qcow2" "$m/e.qcow2"); then
+        pass "the same image to QEMU: extended L2, $name"
+    else
+        fail "the same image to QEMU: extended L2, $name" "$text"
+    fi
+}
+for mode in off metadata falloc full; do
+    for cluster in 16k 64k 2M; do
+        extended "$mode, clusters of $cluster" -f qcow2 \
+            -o extended_l2=on,preallocation=$mode,cluster_size=$cluster e.qcow2 35000K
+    done
+done
+both qemu-img create -q -f qcow2 xbase.qcow2 3M
+both qemu-io -c 'write -P 7 1M 1M' xbase.qcow2
+for mode in off metadata falloc full; do
+    extended "$mode over a base" -f qcow2 -o extended_l2=on,preallocation=$mode -b xbase.qcow2 -F qcow2 e.qcow2
+    check "QEMU writes subclusters into it: $mode" qemu-io -c 'write -P 9 1M 2k' "$m/e.qcow2"
+    check "and finds it sound: $mode" qemu-img check -q "$m/e.qcow2"
+done
+same "preallocation over a base needs extended L2" create -f qcow2 -o preallocation=metadata \
+    -b xbase.qcow2 -F qcow2 n.qcow2
+same "and is said before lazy refcounts are" create -f qcow2 \
+    -o preallocation=metadata,lazy_refcounts=on,compat=v2 -b xbase.qcow2 -F qcow2 n.qcow2
 same "what it is not: extended L2 off" create -f qcow2 -o extended_l2=off,compression_type=zlib x.qcow2 1M
 same "quiet" create -q -f qcow2 quiet.qcow2 1M
 same "raw" create -f raw r.raw 10M
@@ -120,8 +172,7 @@ same "a folder" create -f qcow2 sub 1M
 same "unknown switch" create --foo
 same "unknown letter" create -Z
 same "missing argument" create -f
-for option in refcount_bits=1 refcount_bits=8 extended_l2=on encryption=on data_file=d compression_type=zstd \
-    encrypt.format=luks data_file_raw=on nocow=on; do
+for option in encryption=on encrypt.format=luks data_file_raw=on nocow=on; do
     refuse "refused by name: $option" "$IMG" create -q -f qcow2 -o $option "$m/n.qcow2" 1M
 done
 (cd "$m" && "$IMG" create -q -f qcow2 n.qcow2 -10G) 2>"$work/said"

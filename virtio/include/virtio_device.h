@@ -61,6 +61,9 @@ struct virtio_device {
     /* The driver broke a rule: no queue takes chains any more until the transport, at reset, clears
      * this. Any thread. */
     atomic_bool broken;
+    /* The device keeps a request that it could not carry out: no queue takes chains any more until
+     * the device, told to try again or reset, clears this. Any thread. */
+    atomic_bool halted;
 
     /* The transport's: set before the first activate. */
     const struct virtio_transport_ops *transport;

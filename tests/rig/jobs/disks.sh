@@ -49,12 +49,28 @@ mark() {
 }
 start one.log "$(mark one)" --disk one.qcow2
 one=$vm
-guest two.log "$(mark two)" --disk two.qcow2
+guest two.log "$(mark two)" --disk two.qcow2 --stats two.stats
 ends "two machines at once on one base: the first" 0 $status two.log
 wait $one
 ends "two machines at once on one base: the second" 0 $? one.log
+check "what the disk has done is in a file" grep -Eqx '\{"disks":\[\{"path":"two\.qcow2",'\
+'"read":\{"requests":[1-9][0-9]*,"errors":0,"bytes":[1-9][0-9]*,"latency-us":\{"[0-9]+":[0-9]+.*\},'\
+'"write":\{"requests":[1-9].*"allocations":[1-9][0-9]*,"table-hits":[1-9].*\}\]\}' two.stats
 never_says "the first does not see the second's files" one.log 'mark-two'
 never_says "the second does not see the first's files" two.log 'mark-one'
+
+# ---- throwaway overlays: no image to make, nothing left ----
+mkdir scratch
+start file.log "$(mark file)" --disk clean-disk.qcow2,ephemeral=on --tmpdir scratch
+file=$vm
+guest ram.log "$(mark ram)" --disk clean-disk.qcow2,ephemeral=ram
+ends "a machine on a throwaway overlay in memory" 0 $status ram.log
+says "it sees what it wrote" ram.log 'mark-ram'
+wait $file
+ends "a machine on a throwaway overlay in a file" 0 $? file.log
+says "it sees what it wrote, too" file.log 'mark-file'
+never_says "neither sees the other's files" file.log 'mark-ram'
+check "no file is left behind" test -z "$(ls -A scratch)"
 
 # ---- eight disks of every kind ----
 overlay root.qcow2
@@ -92,6 +108,8 @@ check "each of the others got its own data" test "$found" = disk-ddisk-edisk-fdi
 # ---- one writer ----
 start lock.log "touch /synced; sync; echo READY; sleep 1000" --disk root.qcow2
 if appears lock.log '^READY' $vm; then
+    kill -USR1 $vm
+    check "SIGUSR1 tells what the disk has done" appears lock.log '"disks":\[{"path":"root.qcow2"' $vm
     refuse "a second writer of a snapshot is refused in one line" \
         "${stock[@]}" --disk root.qcow2 --console null
     check "the line names the file" sh -c \

@@ -1,7 +1,6 @@
 /*
- * Failing I/O: at every operation of a small workload in turn, once and for good. Errors are reported,
- * nothing is corrupt afterwards, and what was reported as written is there once a flush succeeded. And
- * the promises about freed clusters and failed syncs, one at a time.
+ * The promises about freed clusters and failed syncs, one at a time. Failing I/O everywhere is the crash
+ * tests' (tests/crash).
  */
 #include "trace.h"
 
@@ -12,123 +11,6 @@ static void make_image(void)
     shell("rm -f top.qcow2 base.raw; truncate -s 1M base.raw");
     shell("qemu-io -f raw -c 'write -P 9 0 1M' base.raw > /dev/null");
     shell("qemu-img create -q -f qcow2 -o cluster_size=4k -b base.raw -F raw top.qcow2");
-}
-
-/* Units of a cluster; what is known to be in each: several values are possible after an error. */
-struct knowledge {
-    uint8_t old, new;
-};
-
-static bool put(struct blk *blk, struct knowledge *known, unsigned unit, uint8_t value)
-{
-    uint8_t buffer[CLUSTER];
-    int r;
-
-    memset(buffer, value, sizeof(buffer));
-    r = value != 0 ? blk_pwrite(blk, (uint64_t)unit * CLUSTER, buffer, CLUSTER)
-                   : blk_pwrite_zeroes(blk, (uint64_t)unit * CLUSTER, CLUSTER, BLK_REQ_MAY_UNMAP);
-    known[unit].old = r == 0 ? value : known[unit].old;
-    known[unit].new = value;
-    return r == 0;
-}
-
-/* Returns how many requests failed. */
-static unsigned workload(struct blk *blk, struct knowledge *known)
-{
-    unsigned failed = 0;
-
-    for (unsigned i = 0; i < 24; i++) {
-        failed += !put(blk, known, i * 37 % 64, (uint8_t)(i + 1));
-        if (i % 5 == 4) {
-            failed += !put(blk, known, i * 37 % 64, 0);
-        }
-        if (i % 7 == 6) {
-            failed += blk_flush(blk) != 0;
-        }
-    }
-    return failed + (blk_flush(blk) != 0);
-}
-
-static void assert_known(struct blk *blk, const struct knowledge *known)
-{
-    for (unsigned unit = 0; unit < 64; unit++) {
-        uint8_t buffer[CLUSTER];
-
-        assert_int_equal(blk_pread(blk, (uint64_t)unit * CLUSTER, buffer, CLUSTER), 0);
-        for (unsigned i = 0; i < CLUSTER; i++) {
-            if (buffer[i] != known[unit].old && buffer[i] != known[unit].new) {
-                fail_msg("unit %u holds %#x, not %#x or %#x", unit, buffer[i], known[unit].old,
-                         known[unit].new);
-            }
-        }
-    }
-}
-
-static void assert_not_corrupt(void)
-{
-    int status = try_shell("qemu-img check -q -f qcow2 top.qcow2 > check.txt 2>&1");
-
-    if (status != 0 && status != 3) {
-        shell("cat check.txt >&2");
-        fail_msg("qemu-img check: %d", status);
-    }
-}
-
-static uint64_t run_with_fault(uint64_t at, uint64_t count, int code, bool reads)
-{
-    struct knowledge known[64];
-    struct trace trace = {0};
-    struct blk *blk;
-    struct err err;
-    unsigned failed;
-    int r;
-
-    make_image();
-    memset(known, 9, sizeof(known));
-    blk = trace_open(&trace, "top.qcow2", 0);
-    trace.fail_from = at != 0 ? trace.operations + at : 0;
-    trace.fail_count = count;
-    trace.fail_code = code;
-    trace.fail_reads = reads;
-    failed = workload(blk, known);
-    /* Whatever failed, what the image says now is one of the things it may say. */
-    trace.fail_from = 0;
-    assert_known(blk, known);
-    r = blk_close(blk, &err);
-    if (at == 0) {
-        assert_int_equal(failed, 0);
-        assert_int_equal(r, 0);
-    }
-    assert_not_corrupt();
-    if (r == 0) {
-        blk = open_image("top.qcow2", false);
-        assert_known(blk, known);
-        close_image(blk);
-    }
-    trace_free(&trace);
-    return trace.operations;
-}
-
-static void every_operation_may_fail(int code, uint64_t count, bool reads)
-{
-    uint64_t total = run_with_fault(0, 0, 0, reads);
-
-    assert_true(total > 40);
-    for (uint64_t at = 1; at <= total; at += 2) {
-        run_with_fault(at, count, code, reads);
-    }
-}
-
-static void one_eio_anywhere_corrupts_nothing(void **state)
-{
-    (void)state;
-    every_operation_may_fail(-EIO, 1, true);
-}
-
-static void enospc_from_anywhere_on_corrupts_nothing(void **state)
-{
-    (void)state;
-    every_operation_may_fail(-ENOSPC, UINT64_MAX / 2, false);
 }
 
 static void after_a_failed_sync_no_flush_succeeds(void **state)
@@ -330,8 +212,6 @@ static void discard_waits_for_an_allocating_write(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_eio_anywhere_corrupts_nothing),
-        cmocka_unit_test(enospc_from_anywhere_on_corrupts_nothing),
         cmocka_unit_test(after_a_failed_sync_no_flush_succeeds),
         cmocka_unit_test(freed_cluster_is_not_reused_before_a_flush),
         cmocka_unit_test(freed_cluster_waits_for_a_read_on_its_way),

@@ -44,8 +44,8 @@ static void damaged_headers_are_refused(void **state)
         {"size 2^63", 24, 8, UINT64_C(1) << 63, -EFBIG, "too large"},
         {"size near 2^63", 24, 8, INT64_MAX, -EINVAL, "L1 table is too small"},
         {"AES", 32, 4, 1, -ENOTSUP, "AES"},
-        {"LUKS", 32, 4, 2, -ENOTSUP, "LUKS"},
-        {"unknown encryption", 32, 4, 77, -ENOTSUP, "Encrypted"},
+        {"LUKS alone", 32, 4, 2, -EINVAL, "no encryption header"},
+        {"unknown encryption", 32, 4, 77, -ENOTSUP, "encryption method 77"},
         {"L1 too small", 36, 4, 0, -EINVAL, "L1 table is too small"},
         {"L1 too large", 36, 4, UINT32_MAX, -EFBIG, "L1 table is too large"},
         {"L1 beyond the file", 36, 4, 4 << 20, -EINVAL, "L1 table lies beyond"},
@@ -60,8 +60,7 @@ static void damaged_headers_are_refused(void **state)
         {"refcount table too large", 56, 4, 0x7fffffff, -EFBIG, "Refcount table is too large"},
         {"snapshots", 60, 4, 65537, -EFBIG, "Snapshot table"},
         {"snapshot table at 0", 60, 4, 1, -EINVAL, "Snapshot table"},
-        {"data file", 72, 8, QCOW2_INCOMPAT_DATA_FILE, -ENOTSUP, "data file"},
-        {"extended L2", 72, 8, QCOW2_INCOMPAT_EXTENDED_L2, -ENOTSUP, "Extended L2"},
+        {"data file", 72, 8, QCOW2_INCOMPAT_DATA_FILE, -EINVAL, "data file"},
         {"unknown feature", 72, 8, UINT64_C(1) << 40, -ENOTSUP, "bit 40"},
         {"compression bit alone", 72, 8, QCOW2_INCOMPAT_COMPRESSION, -EINVAL, "ompression"},
         {"refcount order", 96, 4, 7, -EINVAL, "64 bits"},
@@ -137,15 +136,15 @@ static void writing_needs_a_clean_image(void **state)
         int code;
         const char *says;
     } cases[] = {
-        {"qemu-img create -q -f qcow2 w.qcow2 1M && printf '\\1' | dd of=w.qcow2 bs=1 seek=79 "
-         "conv=notrunc status=none",
-         -EIO, "check -r all"},
         {"qemu-img create -q -f qcow2 w.qcow2 1M && printf '\\2' | dd of=w.qcow2 bs=1 seek=79 "
          "conv=notrunc status=none",
          -EIO, "corrupt"},
-        {"qemu-img create -q -f qcow2 -o refcount_bits=8 w.qcow2 1M", -ENOTSUP, "8-bit refcounts"},
-        {"qemu-img create -q -f qcow2 w.qcow2 1M && qemu-img snapshot -c s w.qcow2", -ENOTSUP,
-         "snapshots"},
+        /* The snapshot's L1 table lies where the refcount table does. */
+        {"qemu-img create -q -f qcow2 w.qcow2 1M && qemu-img snapshot -c s w.qcow2 && "
+         "python3 -c \"f = open('w.qcow2', 'r+b'); f.seek(64); "
+         "at = int.from_bytes(f.read(8), 'big'); f.seek(at); "
+         "f.write((65536).to_bytes(8, 'big'))\"",
+         -EINVAL, "snapshots"},
     };
 
     (void)state;
@@ -170,9 +169,9 @@ static void unknown_autoclear_bits_are_cleared_before_writing(void **state)
 {
     (void)state;
     make_image();
-    poke_be64("h.qcow2", 88, UINT64_C(0x8000000000000003));
+    poke_be64("h.qcow2", 88, UINT64_C(0x8000000000000001));
     close_image(open_image("h.qcow2", false));
-    assert_int_equal(peek_be64("h.qcow2", 88), UINT64_C(0x8000000000000003));
+    assert_int_equal(peek_be64("h.qcow2", 88), UINT64_C(0x8000000000000001));
     close_image(open_image("h.qcow2", true));
     assert_int_equal(peek_be64("h.qcow2", 88), 0);
 }
@@ -275,31 +274,124 @@ static void a_zero_reference_found_when_freeing_stops_writes(void **state)
     blk_close(blk, NULL);
 }
 
-static void compressed_clusters_are_refused_by_name(void **state)
+/* A table is put where an entry that was read before calls the place guest data. */
+static void data_is_not_written_over_a_table_that_took_its_place(void **state)
 {
-    struct blk *blk;
+    struct blk_check_result result;
+    struct err err = {""};
     uint8_t buffer[512] = {1};
+    uint64_t host, l1;
+    struct blk *blk;
+
+    (void)state;
+    shell("rm -f h.qcow2; qemu-img create -q -f qcow2 -o cluster_size=512 h.qcow2 1M");
+    shell("qemu-io -f qcow2 -c 'write -P 5 0 512' h.qcow2 > /dev/null");
+    l1 = peek_be64("h.qcow2", 40);
+    host = peek_be64("h.qcow2", peek_be64("h.qcow2", l1) & QCOW2_OFFSET_MASK) & QCOW2_OFFSET_MASK;
+    /* 16-bit refcounts in the first block, which the table's first entry leads to. */
+    poke("h.qcow2", peek_be64("h.qcow2", peek_be64("h.qcow2", 48)) + host / 512 * 2, "\0\0", 2);
+    blk = open_image("h.qcow2", true);
+    assert_bytes(blk, 0, 512, 5);
+    assert_int_equal(blk_pwrite(blk, 512 << 10, buffer, 512), 0); /* makes an L2 table */
+    assert_int_equal(blk_pwrite(blk, 0, buffer, 512), -EIO);
+    assert_true(blk_problem(blk, &err));
+    assert_says(&err, "guest data would be written over metadata");
+    assert_int_equal(blk_flush(blk), -EIO);
+    blk_close(blk, NULL);
+    assert_int_equal(peek_be64("h.qcow2", 72), QCOW2_INCOMPAT_CORRUPT);
+    refuse_with(&(struct blk_open_options){.path = "h.qcow2", .writable = true}, -EIO);
+    blk = open_with(
+        &(struct blk_open_options){.path = "h.qcow2", .writable = true, .for_check = true});
+    assert_int_equal(blk_check(blk, BLK_FIX_LEAKS | BLK_FIX_ERRORS, NULL, NULL, &result, &err), 0);
+    close_image(blk);
+    assert_int_equal(peek_be64("h.qcow2", 72), 0);
+    close_image(open_image("h.qcow2", true));
+}
+
+static void an_l1_entry_into_a_refcount_block_stops_writes(void **state)
+{
+    uint8_t buffer[512] = {1};
+    struct blk *blk;
     struct err err;
 
     (void)state;
-    shell("rm -f flat.raw c.qcow2; yes | head -c 1M > flat.raw; truncate -s 2M flat.raw");
-    shell("qemu-img convert -c -O qcow2 flat.raw c.qcow2");
-    blk = open_image("c.qcow2", true);
-    assert_int_equal(blk_pread(blk, 0, buffer, 512), -ENOTSUP);
-    assert_int_equal(blk_pwrite(blk, 0, buffer, 512), -ENOTSUP);
-    assert_int_equal(blk_pwrite_zeroes(blk, 0, CLUSTER, 0), -ENOTSUP);
-    assert_int_equal(blk_pdiscard(blk, 0, CLUSTER), 0);
-    assert_int_equal(blk_make_empty(blk, &err), -ENOTSUP);
+    make_image();
+    poke_be64("h.qcow2", L1, REFBLOCK | QCOW2_ENTRY_COPIED);
+    blk = open_image("h.qcow2", true);
+    assert_int_equal(blk_pwrite(blk, 0, buffer, 512), -EIO);
     assert_true(blk_problem(blk, &err));
-    assert_says(&err, "compressed");
-    assert_bytes(blk, 1 << 20, CLUSTER, 0);
-    assert_int_equal(blk_pwrite(blk, 1 << 20, buffer, 512), 0);
+    assert_says(&err, "lies over other metadata");
+    blk_close(blk, NULL);
+    assert_int_equal(peek_be64("h.qcow2", 72), QCOW2_INCOMPAT_CORRUPT);
+    assert_int_equal(peek_be64("h.qcow2", REFBLOCK), UINT64_C(0x0001000100010001));
+}
+
+/* One look for each kind of place, and each kind of write. */
+static void every_kind_of_metadata_is_known(void **state)
+{
+    static const struct {
+        uint64_t at;
+        unsigned may; /* of enum qcow2_writes, as bits */
+    } cases[] = {
+        {0, 0},
+        {REFTABLE, 1 << QCOW2_WRITES_REFTABLE},
+        {REFBLOCK, 1 << QCOW2_WRITES_REFBLOCK},
+        {L1, 1 << QCOW2_WRITES_L1},
+        {L2, 1 << QCOW2_WRITES_L2 | 1 << QCOW2_WRITES_EXTRA},
+        {DATA, 1 << QCOW2_WRITES_DATA | 1 << QCOW2_WRITES_NEW},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        for (int what = QCOW2_WRITES_DATA; what <= QCOW2_WRITES_EXTRA; what++) {
+            bool may = (cases[i].may >> what & 1) != 0;
+            struct blk *blk;
+            struct qcow2 *q;
+
+            make_image();
+            blk = open_image("h.qcow2", true);
+            q = qcow2_of(blk);
+            pthread_mutex_lock(&q->lock);
+            assert_int_equal(
+                qcow2_check_overlap(q, (enum qcow2_writes)what, cases[i].at + 512, 512),
+                may ? 0 : -EIO);
+            /* The cluster in front, too, if the range reaches into it. */
+            if (cases[i].at == DATA && what == QCOW2_WRITES_DATA) {
+                assert_int_equal(qcow2_check_overlap(q, QCOW2_WRITES_DATA, DATA - 1, 2), -EIO);
+                may = false;
+            }
+            pthread_mutex_unlock(&q->lock);
+            blk_close(blk, NULL);
+            assert_int_equal(peek_be64("h.qcow2", 72), may ? 0 : QCOW2_INCOMPAT_CORRUPT);
+        }
+    }
+}
+
+static void bitmaps_are_not_handed_out(void **state)
+{
+    uint64_t directory;
+    uint8_t buffer[512] = {1};
+    struct blk *blk;
+    int r = 0;
+
+    (void)state;
+    shell("rm -f h.qcow2; qemu-img create -q -f qcow2 h.qcow2 4M");
+    shell("qemu-img bitmap --add h.qcow2 b && qemu-img bitmap --disable h.qcow2 b");
+    blk = open_image("h.qcow2", false);
+    directory = qcow2_of(blk)->bitmaps != NULL ? 1 : 0;
     close_image(blk);
-    shell("qemu-img check -q c.qcow2");
-    /* Random bits in compressed entries lead nowhere. */
-    blk = open_image("c.qcow2", false);
-    assert_int_equal(blk_pread(blk, 0, buffer, 512), -ENOTSUP);
-    close_image(blk);
+    assert_int_equal(directory, 1);
+    /* Nothing behind the L1 table has a refcount. */
+    for (uint64_t at = 8; at < 32; at += 8) {
+        poke_be64("h.qcow2", REFBLOCK + at, 0);
+    }
+    blk = open_image("h.qcow2", true);
+    for (uint64_t at = 0; at < blk_length(blk) && r == 0; at += CLUSTER) {
+        r = blk_pwrite(blk, at, buffer, sizeof(buffer));
+    }
+    assert_int_equal(r, -EIO);
+    blk_close(blk, NULL);
+    assert_int_equal(peek_be64("h.qcow2", 72), QCOW2_INCOMPAT_CORRUPT);
 }
 
 /* Random damage to the metadata: any answer is fine but a crash, a hang or damage to others. */
@@ -353,7 +445,10 @@ int main(void)
         cmocka_unit_test(bad_entries_are_contained),
         cmocka_unit_test(bad_l1_entries_and_refcounts_are_contained),
         cmocka_unit_test(a_zero_reference_found_when_freeing_stops_writes),
-        cmocka_unit_test(compressed_clusters_are_refused_by_name),
+        cmocka_unit_test(data_is_not_written_over_a_table_that_took_its_place),
+        cmocka_unit_test(an_l1_entry_into_a_refcount_block_stops_writes),
+        cmocka_unit_test(every_kind_of_metadata_is_known),
+        cmocka_unit_test(bitmaps_are_not_handed_out),
         cmocka_unit_test(random_damage_is_survived),
     };
 

@@ -61,6 +61,121 @@ static void backing_root_holds_after_links(void **state)
     close_image(open_with(&options));
 }
 
+static void backing_root_holds_for_data_files(void **state)
+{
+    struct blk_open_options options = {
+        .path = "droot/top.qcow2", .format = "qcow2", .writable = true, .backing_root = "droot"};
+    struct err err;
+
+    (void)state;
+    shell("mkdir -p droot; cd droot; qemu-img create -q -f qcow2 -o data_file=d.raw top.qcow2 1M");
+    close_image(open_with(&options));
+    shell("mv droot/d.raw out.raw; ln -s ../out.raw droot/d.raw");
+    err = refuse_with(&options, -EACCES);
+    assert_says(&err, "backing root");
+    options.no_data_file = true;
+    close_image(open_with(&options));
+    options.no_data_file = false;
+    options.backing_root = "missing";
+    refuse_with(&options, -ENOENT);
+    options.backing_root = NULL;
+    close_image(open_with(&options));
+}
+
+static void probed_qcow2_may_not_name_a_data_file(void **state)
+{
+    struct blk_open_options options = {.path = "pd.qcow2"};
+    struct err err;
+
+    (void)state;
+    shell("qemu-img create -q -f qcow2 -o data_file=pd.raw pd.qcow2 1M");
+    err = refuse_with(&options, -EPERM);
+    assert_says(&err, "data file");
+    options.trust_probe = true;
+    close_image(open_with(&options));
+    options.trust_probe = false;
+    options.format = "qcow2";
+    close_image(open_with(&options));
+}
+
+/* Makes an image that names `name`, of at most 16 bytes, as its data file. */
+static void name_data_file(const char *name)
+{
+    char text[16] = {0};
+
+    shell("rm -f n.qcow2; qemu-img create -q -f qcow2 -o data_file=0123456789abcdef n.qcow2 1M");
+    memcpy(text, name, strlen(name));
+    poke_be32("n.qcow2", 116, (uint32_t)strlen(name));
+    poke("n.qcow2", 120, text, sizeof(text));
+}
+
+static void data_files_are_files_with_paths(void **state)
+{
+    const struct blk_open_options options = {
+        .path = "n.qcow2", .format = "qcow2", .writable = true};
+    static const struct {
+        const char *name;
+        int code;
+    } cases[] = {
+        {"json:{}", -EINVAL},   {"nbd:host:1", -EINVAL}, {"n.qcow2", -ELOOP},
+        {"./n.qcow2", -ELOOP},  {"dfifo", -EINVAL},      {"dfolder", -EISDIR},
+        {"/dev/null", -EINVAL}, {"gone", -ENOENT},
+    };
+
+    (void)state;
+    shell("mkfifo dfifo; mkdir dfolder");
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct err err;
+
+        name_data_file(cases[i].name);
+        err = refuse_with(&options, cases[i].code);
+        assert_says(&err, "data file");
+    }
+    shell("rm dfifo");
+}
+
+/* A name may not lead to what this process has open, nor to what the kernel makes up. */
+static void names_in_images_keep_out_of_proc(void **state)
+{
+    static const char *const names[] = {"/dev/fd/", "/proc/self/fd/", "/proc/thread-self/fd/"};
+    struct blk_open_options options = {.path = "k.qcow2", .format = "qcow2"};
+    FILE *secret;
+
+    (void)state;
+    shell("truncate -s 1M secret");
+    secret = fopen("secret", "r");
+    assert_non_null(secret);
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        shell("rm -f k.qcow2; qemu-img create -q -u -f qcow2 -b %s%d -F raw k.qcow2 1M", names[i],
+              fileno(secret));
+        refuse_with(&options, -ELOOP);
+    }
+    shell("rm -f k.qcow2; qemu-img create -q -u -f qcow2 -b /proc/self/maps -F raw k.qcow2 1M");
+    refuse_with(&options, -EINVAL);
+    shell("ln -s /proc/version v; rm -f k.qcow2; qemu-img create -q -u -f qcow2 -b v -F raw "
+          "k.qcow2 1M");
+    refuse_with(&options, -EINVAL);
+    fclose(secret);
+}
+
+/* A tool that goes on with a name that it has read in an image: as if the engine had. */
+static void a_named_path_is_judged_like_a_backing_file(void **state)
+{
+    struct blk_open_options options = {.path = "nroot/../named.raw",
+                                       .format = "raw",
+                                       .path_is_named = true,
+                                       .backing_root = "nroot"};
+
+    (void)state;
+    shell("mkdir nroot; truncate -s 1M named.raw nroot/in.raw");
+    refuse_with(&options, -EACCES);
+    options.path = "nroot/in.raw";
+    close_image(open_with(&options));
+    options.path = "/proc/version";
+    options.backing_root = NULL;
+    refuse_with(&options, -EINVAL);
+}
+
 static void probed_qcow2_may_not_name_a_backing_file(void **state)
 {
     struct blk_open_options options = {.path = "p.qcow2"};
@@ -212,7 +327,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(backing_names_are_paths),
         cmocka_unit_test(backing_root_holds_after_links),
+        cmocka_unit_test(backing_root_holds_for_data_files),
         cmocka_unit_test(probed_qcow2_may_not_name_a_backing_file),
+        cmocka_unit_test(probed_qcow2_may_not_name_a_data_file),
+        cmocka_unit_test(data_files_are_files_with_paths),
+        cmocka_unit_test(names_in_images_keep_out_of_proc),
+        cmocka_unit_test(a_named_path_is_judged_like_a_backing_file),
         cmocka_unit_test(probed_backing_file_may_not_name_another),
         cmocka_unit_test(guest_cannot_turn_a_probed_raw_disk_into_qcow2),
         cmocka_unit_test(only_files_and_block_devices_open),

@@ -122,7 +122,7 @@ static void damage_refcount(struct image *image)
 
     if (image->refcount_bits == 1)
         value &= 1;
-    check_refcount_encode(image->bytes + image->refblock, image->refcount_bits, random_below(limit),
+    qcow2_refcount_encode(image->bytes + image->refblock, image->refcount_bits, random_below(limit),
                           value);
 }
 
@@ -133,10 +133,10 @@ static void damage_leak(struct image *image)
     uint64_t cluster =
         random_below(min_u64(clusters, image->cluster_size * 8 / image->refcount_bits));
     uint64_t refcount =
-        check_refcount_decode(image->bytes + image->refblock, image->refcount_bits, cluster);
+        qcow2_refcount_decode(image->bytes + image->refblock, image->refcount_bits, cluster);
 
     if (image->refcount_bits > 1)
-        check_refcount_encode(image->bytes + image->refblock, image->refcount_bits, cluster,
+        qcow2_refcount_encode(image->bytes + image->refblock, image->refcount_bits, cluster,
                               refcount + 1);
 }
 
@@ -463,13 +463,13 @@ static void leaks_alone_are_all_that_fix_leaks_repairs(void **state)
     struct blk_check_result r;
 
     (void)state;
-    check_refcount_encode(image.bytes + image.refblock, 16, 5, 3);
+    qcow2_refcount_encode(image.bytes + image.refblock, 16, 5, 3);
     image_save(&image, "d.qcow2");
     assert_int_equal(check("d.qcow2", BLK_FIX_LEAKS, &r), 0);
     assert_int_equal(r.leaks_fixed, 1);
     assert_int_equal(r.corruptions, 0);
     /* A lost refcount cannot be put right as a leak. */
-    check_refcount_encode(image.bytes + image.refblock, 16, 5, 0);
+    qcow2_refcount_encode(image.bytes + image.refblock, 16, 5, 0);
     image_save(&image, "d.qcow2");
     assert_int_equal(check("d.qcow2", BLK_FIX_LEAKS, &r), -EIO);
     free(image.bytes);
@@ -504,18 +504,18 @@ static void refcounts_of_every_width(void **state)
         uint64_t count = sizeof(block) * 8 / bits;
 
         for (uint64_t i = 0; i < count; i += 3)
-            check_refcount_encode(block, bits, i, greatest);
+            qcow2_refcount_encode(block, bits, i, greatest);
         for (uint64_t i = 0; i < count; i++)
-            assert_true(check_refcount_decode(block, bits, i) == (i % 3 == 0 ? greatest : 0));
+            assert_true(qcow2_refcount_decode(block, bits, i) == (i % 3 == 0 ? greatest : 0));
         for (uint64_t i = 0; i < count; i += 3)
-            check_refcount_encode(block, bits, i, 0);
+            qcow2_refcount_encode(block, bits, i, 0);
         for (size_t i = 0; i < sizeof(block); i++)
             assert_int_equal(block[i], 0);
     }
     /* Specification: entry 0 is in the least significant bits, larger ones are big-endian. */
-    assert_int_equal(check_refcount_decode((const unsigned char[]){0x01}, 1, 0), 1);
-    assert_int_equal(check_refcount_decode((const unsigned char[]){0x0c}, 2, 1), 3);
-    assert_int_equal(check_refcount_decode((const unsigned char[]){0x01, 0x02}, 16, 0), 0x102);
+    assert_int_equal(qcow2_refcount_decode((const unsigned char[]){0x01}, 1, 0), 1);
+    assert_int_equal(qcow2_refcount_decode((const unsigned char[]){0x0c}, 2, 1), 3);
+    assert_int_equal(qcow2_refcount_decode((const unsigned char[]){0x01, 0x02}, 16, 0), 0x102);
 }
 
 /* A file that claims to be huge costs what is in it, not what it claims. */

@@ -133,6 +133,7 @@ static void every_cluster_of_the_layout_is_counted(void **state)
                                                      .format = "qcow2",
                                                      .size = (7 << 20) + 512,
                                                      .cluster_size = 1U << bits,
+                                                     .refcount_bits = 1U << (bits + i) % 7,
                                                      .prealloc = modes[i]});
             if (blk_open(&open, &blk, &err) != 0)
                 fail_msg("%s", err.text);
@@ -147,6 +148,65 @@ static void every_cluster_of_the_layout_is_counted(void **state)
             assert_int_equal(unlink(path), 0);
         }
     }
+}
+
+static void features_stand_in_the_header(void **state)
+{
+    struct blk_open_options open = {.path = path, .format = "qcow2"};
+    struct blk_info info;
+    unsigned char h[112];
+    struct blk *blk;
+    struct err err;
+
+    (void)state;
+    must_create(&(struct blk_create_options){.path = path,
+                                             .format = "qcow2",
+                                             .size = 1 << 20,
+                                             .refcount_bits = 64,
+                                             .compression_type = "zstd"});
+    read_at(0, h, sizeof(h));
+    assert_int_equal(load_be64(h + 72), QCOW2_INCOMPAT_COMPRESSION);
+    assert_int_equal(load_be32(h + 96), 6);
+    assert_int_equal(h[104], QCOW2_COMPRESSION_ZSTD);
+    assert_int_equal(blk_open(&open, &blk, &err), 0);
+    assert_int_equal(blk_get_info(blk, &info, &err), 0);
+    assert_int_equal(info.refcount_bits, 64);
+    assert_string_equal(info.compression_type, "zstd");
+    assert_int_equal(blk_close(blk, &err), 0);
+}
+
+/* Entries of 16 bytes: an L2 table of 2048 clusters of 32 KiB. No subcluster is in use. */
+static void extended_l2_entries_have_an_empty_bitmap(void **state)
+{
+    const uint64_t cluster = 32 << 10;
+    unsigned char h[112], entries[48];
+    uint64_t l1[3];
+
+    (void)state;
+    must_create(&(struct blk_create_options){.path = path,
+                                             .format = "qcow2",
+                                             .size = 2049 * cluster,
+                                             .cluster_size = (unsigned)cluster,
+                                             .extended_l2 = true,
+                                             .prealloc = BLK_PREALLOC_METADATA});
+    read_at(0, h, sizeof(h));
+    assert_int_equal(load_be64(h + 72), QCOW2_INCOMPAT_EXTENDED_L2);
+    assert_int_equal(load_be32(h + 36), 2);
+    read_at(load_be64(h + 40), l1, sizeof(l1));
+    for (unsigned table = 0; table < 2; table++) {
+        uint64_t entry = load_be64((unsigned char *)&l1[table]);
+
+        assert_true(entry & QCOW2_ENTRY_COPIED);
+        read_at(entry & QCOW2_OFFSET_MASK, entries, sizeof(entries));
+        assert_true(load_be64(entries) & QCOW2_ENTRY_COPIED);
+        assert_int_equal(load_be64(entries + 8), 0);
+        if (table == 0)
+            assert_int_equal(load_be64(entries + 16), load_be64(entries) + cluster);
+        else
+            assert_int_equal(load_be64(entries + 16), 0);
+        assert_int_equal(load_be64(entries + 24), 0);
+    }
+    assert_int_equal(l1[2], 0);
 }
 
 /* 128 GiB of 512-byte clusters: an L1 table of 32 MiB, whose clusters need many refcount blocks. */
@@ -194,7 +254,28 @@ static void what_cannot_be_is_refused_and_leaves_no_file(void **state)
     o.compat = 2;
     o.lazy_refcounts = true;
     must_refuse(&o, -EINVAL, "Lazy refcounts");
+    o.lazy_refcounts = false;
+    o.refcount_bits = 8;
+    must_refuse(&o, -EINVAL, "Different refcount widths");
+    o.refcount_bits = 16;
+    o.compression_type = "zstd";
+    must_refuse(&o, -EINVAL, "Non-zlib compression type");
+    o.compression_type = "zlib";
+    o.extended_l2 = true;
+    must_refuse(&o, -EINVAL, "Extended L2 entries");
     o.compat = 3;
+    o.cluster_size = 8 << 10;
+    must_refuse(&o, -EINVAL, "at least 16384 bytes");
+    o.cluster_size = 0;
+    o.extended_l2 = false;
+    o.compression_type = "lz4";
+    must_refuse(&o, -EINVAL, "Unknown compression type");
+    o.compression_type = NULL;
+    o.refcount_bits = 24;
+    must_refuse(&o, -EINVAL, "Refcount width");
+    o.refcount_bits = 128;
+    must_refuse(&o, -EINVAL, "Refcount width");
+    o.refcount_bits = 0;
     o.backing_format = "raw";
     must_refuse(&o, -EINVAL, "without backing file");
     o.backing_name = name;
@@ -244,6 +325,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(version_2_ends_at_72, setup, teardown),
         cmocka_unit_test_setup_teardown(every_cluster_of_the_layout_is_counted, setup, teardown),
+        cmocka_unit_test_setup_teardown(features_stand_in_the_header, setup, teardown),
+        cmocka_unit_test_setup_teardown(extended_l2_entries_have_an_empty_bitmap, setup, teardown),
         cmocka_unit_test_setup_teardown(largest_tables_fit_together, setup, teardown),
         cmocka_unit_test_setup_teardown(what_cannot_be_is_refused_and_leaves_no_file, setup,
                                         teardown),

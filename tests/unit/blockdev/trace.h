@@ -1,6 +1,6 @@
 /*
- * trace.h - a file layer over a real file that can record every change with its bytes, fail the n-th
- * operation, and call the test before an operation (to hold it up). Any thread.
+ * trace.h - a file layer over a real file that can fail the n-th operation, and call the test before an
+ * operation (to hold it up). Any thread.
  */
 #ifndef TESTS_BLOCKDEV_TRACE_H
 #define TESTS_BLOCKDEV_TRACE_H
@@ -12,24 +12,15 @@
 
 enum trace_kind { TRACE_READ, TRACE_WRITE, TRACE_SYNC, TRACE_TRUNCATE, TRACE_ZERO };
 
-struct trace_event {
-    enum trace_kind kind;
-    uint64_t offset, length;
-    uint8_t *data; /* WRITE */
-};
-
 struct trace {
     struct file file;
     struct file *below;
     pthread_mutex_t lock;
-    struct trace_event *events;
-    size_t count, room;
-    bool records;
-    uint64_t operations; /* so far */
+    uint64_t operations; /* so far, but for reads */
     uint64_t fail_from;  /* operations with this number, counted from 1, ... */
     uint64_t fail_count; /* ... and so many in all fail */
     int fail_code;
-    bool fail_reads;
+    int read_fail_code; /* of every read, when not 0 */
     void (*before)(struct trace *trace, enum trace_kind kind, uint64_t offset, uint64_t length);
     void *opaque;
 };
@@ -48,7 +39,9 @@ static inline int trace_begin(struct trace *t, enum trace_kind kind, uint64_t of
         t->before(t, kind, offset, length);
     }
     pthread_mutex_lock(&t->lock);
-    if (kind != TRACE_READ || t->fail_reads) {
+    if (kind == TRACE_READ) {
+        r = t->read_fail_code;
+    } else {
         t->operations++;
         if (t->fail_from != 0 && t->operations >= t->fail_from &&
             t->operations < t->fail_from + t->fail_count) {
@@ -57,18 +50,6 @@ static inline int trace_begin(struct trace *t, enum trace_kind kind, uint64_t of
     }
     pthread_mutex_unlock(&t->lock);
     return r;
-}
-
-static inline void trace_record(struct trace *t, enum trace_kind kind, uint64_t offset,
-                                uint64_t length, uint8_t *data)
-{
-    pthread_mutex_lock(&t->lock);
-    if (t->count == t->room) {
-        t->room = t->room != 0 ? t->room * 2 : 256;
-        t->events = realloc(t->events, t->room * sizeof(t->events[0]));
-    }
-    t->events[t->count++] = (struct trace_event){kind, offset, length, data};
-    pthread_mutex_unlock(&t->lock);
 }
 
 static inline int trace_preadv(struct file *file, uint64_t offset, const struct iovec *iov,
@@ -84,27 +65,14 @@ static inline int trace_pwritev(struct file *file, uint64_t offset, const struct
                                 int count)
 {
     struct trace *t = trace_of(file);
-    uint64_t length = iov_length(iov, count);
-    int r = trace_begin(t, TRACE_WRITE, offset, length);
+    int r = trace_begin(t, TRACE_WRITE, offset, iov_length(iov, count));
 
-    if (r == 0 && t->records) {
-        uint8_t *data = malloc(length);
-
-        iov_to_buf(iov, count, 0, data, length);
-        trace_record(t, TRACE_WRITE, offset, length, data);
-    }
     return r != 0 ? r : file_pwritev(t->below, offset, iov, count);
 }
 
 static inline int trace_sync(struct file *file)
 {
-    struct trace *t = trace_of(file);
-    int r = trace_begin(t, TRACE_SYNC, 0, 0);
-
-    if (r == 0 && t->records) {
-        trace_record(t, TRACE_SYNC, 0, 0, NULL);
-    }
-    return r;
+    return trace_begin(trace_of(file), TRACE_SYNC, 0, 0);
 }
 
 static inline int trace_size(struct file *file, uint64_t *bytes)
@@ -117,9 +85,6 @@ static inline int trace_truncate(struct file *file, uint64_t bytes)
     struct trace *t = trace_of(file);
     int r = trace_begin(t, TRACE_TRUNCATE, bytes, 0);
 
-    if (r == 0 && t->records) {
-        trace_record(t, TRACE_TRUNCATE, bytes, 0, NULL);
-    }
     return r != 0 ? r : t->below->ops->truncate(t->below, bytes);
 }
 
@@ -128,9 +93,6 @@ static inline int trace_zero(struct file *file, uint64_t offset, uint64_t length
     struct trace *t = trace_of(file);
     int r = trace_begin(t, TRACE_ZERO, offset, length);
 
-    if (r == 0 && t->records) {
-        trace_record(t, TRACE_ZERO, offset, length, NULL);
-    }
     return r != 0 ? r : t->below->ops->zero(t->below, offset, length, punch);
 }
 
@@ -165,10 +127,6 @@ static const struct file_ops trace_ops = {
 
 static inline void trace_free(struct trace *t)
 {
-    for (size_t i = 0; i < t->count; i++) {
-        free(t->events[i].data);
-    }
-    free(t->events);
     pthread_mutex_destroy(&t->lock);
 }
 

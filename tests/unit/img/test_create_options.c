@@ -47,8 +47,12 @@ static void values_are_read(void **state)
     assert_int_equal(
         parse(&o, "qcow2",
               "cluster_size=4k,compat=0.10,size=1.5G,backing_file=a,,b,backing_fmt=raw,"
-              "preallocation=falloc,refcount_bits=16,extended_l2=off"),
+              "preallocation=falloc,refcount_bits=0x10,extended_l2=on,"
+              "compression_type=zstd"),
         0);
+    assert_int_equal(o.blk.refcount_bits, 16);
+    assert_true(o.blk.extended_l2);
+    assert_string_equal(o.blk.compression_type, "zstd");
     assert_int_equal(o.blk.cluster_size, 4096);
     assert_int_equal(o.blk.compat, 2);
     assert_true(o.has_size);
@@ -84,13 +88,11 @@ static void what_cannot_be_had_is_refused(void **state)
         "compat",
         "preallocation",
         "lazy_refcounts=maybe",
-        "refcount_bits=1",
-        "extended_l2",
+        "refcount_bits=x",
+        "extended_l2=maybe",
         "encryption=on",
         "encrypt.format=luks",
-        "data_file=x",
-        "data_file_raw=on",
-        "compression_type=zstd",
+        "compression_type=lz4",
         "cluster_size=99999999999G",
         "nocow=on",
         "cluster_size=4k,",

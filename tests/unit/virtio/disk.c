@@ -58,10 +58,19 @@ void disk_open(struct disk *disk, const struct disk_setup *setup)
         .serial = setup->serial,
         .discard = true,
         .read_only = setup->read_only,
+        .request_rate = setup->request_rate,
+        .byte_rate = setup->byte_rate,
+        .measure = setup->measure,
+        .on_read_error = setup->on_read_error,
+        .on_write_error = setup->on_write_error,
+        .halted = setup->halted,
+        .opaque = setup->opaque,
     };
 
     guest_init(&disk->guest);
-    if (blk_open(&options, &disk->blk, &err) < 0)
+    if (setup->open)
+        disk->blk = setup->open(disk->path);
+    else if (blk_open(&options, &disk->blk, &err) < 0)
         fail_msg("%s", err.text);
     device.blk = disk->blk;
     assert_int_equal(virtio_blk_create(&device, &disk->device, &err), 0);

@@ -37,6 +37,12 @@ struct disk_setup {
     bool read_only;
     bool overlay; /* qcow2 on top of a raw image, instead of the raw image */
     const char *serial;
+    struct virtio_blk_rate request_rate, byte_rate;
+    bool measure;
+    struct blk *(*open)(const char *path); /* instead of blk_open() */
+    enum virtio_blk_on_error on_read_error, on_write_error;
+    void (*halted)(void *opaque, const char *request, int error);
+    void *opaque;
 };
 
 extern const struct disk_setup disk_plain;

@@ -4,6 +4,7 @@
  */
 #include "console.h"
 #include "console_escape.h"
+#include "halt.h"
 #include "serial.h"
 
 #include <errno.h>
@@ -34,6 +35,7 @@ struct bench {
     struct console *console;
     struct serial *serial;
     struct life life;
+    struct halt halt;
     int far_end; /* a pipe's reading end, or a pseudo-terminal's slave */
     atomic_uint written;
     atomic_bool enough;
@@ -58,6 +60,7 @@ static int setup(void **state)
     bench->serial = serial_create(&irq);
     assert_non_null(bench->serial);
     assert_int_equal(life_init(&bench->life), 0);
+    assert_int_equal(halt_init(&bench->halt), 0);
     bench->far_end = -1;
     bench->config.quiet = true;
     *state = bench;
@@ -73,6 +76,7 @@ static int teardown(void **state)
         close(bench->far_end);
     serial_destroy(bench->serial);
     life_destroy(&bench->life);
+    halt_destroy(&bench->halt);
     (void)unlink(bench->path);
     (void)rmdir(bench->folder);
     free(bench);
@@ -90,7 +94,8 @@ static void start_on_pipe(struct bench *bench)
     bench->config.console = CONSOLE_FILE;
     bench->config.console_path = bench->path;
     assert_int_equal(console_open(&bench->config, &bench->console, &err), 0);
-    assert_int_equal(console_start(bench->console, bench->serial, &bench->life, &err), 0);
+    assert_int_equal(console_start(bench->console, bench->serial, &bench->life, &bench->halt, &err),
+                     0);
 }
 
 static uint8_t pattern(unsigned i)
@@ -257,7 +262,8 @@ static void start_on_pty(struct bench *bench, char *path, size_t size)
     assert_non_null(at);
     at[strcspn(at, "\n")] = '\0';
     (void)snprintf(path, size, "%s", at);
-    assert_int_equal(console_start(bench->console, bench->serial, &bench->life, &err), 0);
+    assert_int_equal(console_start(bench->console, bench->serial, &bench->life, &bench->halt, &err),
+                     0);
 }
 
 static void a_pty_nobody_has_open_keeps_the_newest_bytes(void **state)
@@ -309,29 +315,32 @@ static void escape_keys(void **state)
     static const struct {
         const char *typed;
         const char *sent;
-        bool quit, help;
+        bool quit, help, go_on;
     } rows[] = {
-        {"hello x h a ?", "hello x h a ?", false, false},
-        {"\x01x", "", true, false},
-        {"\x01\x01", "\x01", false, false},
+        {"hello x h a ?", "hello x h a ?", false, false, false},
+        {"\x01x", "", true, false, false},
+        {"\x01\x01", "\x01", false, false, false},
         {"\x01"
          "a",
-         "\x01", false, false},
-        {"\x01\x01x", "\x01x", false, false},
-        {"\x01\x01\x01x", "\x01", true, false},
-        {"\x01h", "", false, true},
-        {"\x01?", "", false, true},
+         "\x01", false, false, false},
+        {"\x01\x01x", "\x01x", false, false, false},
+        {"\x01\x01\x01x", "\x01", true, false, false},
+        {"\x01h", "", false, true, false},
+        {"\x01?", "", false, true, false},
         {"1\x01"
          "q2",
-         "12", false, false}, /* swallowed with the key */
-        {"\x01X", "", false, false},
-        {"\x01", "", false, false},
+         "12", false, false, false}, /* swallowed with the key */
+        {"\x01X", "", false, false, false},
+        {"\x01"
+         "cc",
+         "c", false, false, true},
+        {"\x01", "", false, false, false},
     };
 
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         struct console_escape escape = {.enabled = true}, off = {.enabled = false};
-        bool quit = false, help = false;
+        bool quit = false, help = false, go_on = false;
         char sent[32] = "";
         size_t n = 0;
 
@@ -341,6 +350,7 @@ static void escape_keys(void **state)
 
             quit = quit || key == CONSOLE_KEY_QUIT;
             help = help || key == CONSOLE_KEY_HELP;
+            go_on = go_on || key == CONSOLE_KEY_CONTINUE;
             if (key == CONSOLE_KEY_BYTE)
                 sent[n++] = (char)byte;
             assert_int_equal(console_escape_feed(&off, &same), CONSOLE_KEY_BYTE);
@@ -348,6 +358,7 @@ static void escape_keys(void **state)
         }
         assert_string_equal(sent, rows[i].sent);
         assert_int_equal(quit, rows[i].quit);
+        assert_int_equal(go_on, rows[i].go_on);
         assert_int_equal(help, rows[i].help);
     }
 }

@@ -77,7 +77,7 @@ static int open_one(char *path, char *format, struct err *err)
 {
     struct vm_config config = {.disk_count = 1, .disks = {{.path = path, .format = format}}};
     struct disks *disks = NULL;
-    int r = disks_open(&config, &disks, err);
+    int r = disks_open(&config, NULL, &disks, err);
 
     if (r == 0)
         assert_int_equal(disks_close(disks, err), 0);

@@ -97,7 +97,10 @@ static void everything_set(void **state)
                     " --on-reboot restart --log-level debug --quiet --backing-root /srv"
                     " --debug-exit --sandbox off"
                     " --disk a,,b.img,format=raw,readonly=on,serial=S1,queues=3,discard=off,"
-                    "cache=direct --disk path=c=d,cache=unsafe --disk x.qcow2,readonly");
+                    "cache=direct,rerror=stop,werror=enospc --disk path=c=d,cache=unsafe "
+                    "--disk x.qcow2,readonly --tmpdir /scratch --stats /s.json --disk "
+                    "y,ephemeral=ram,iops=500,iops-burst=9,bps=8M "
+                    "--disk z.qcow2,ephemeral=on");
     assert_int_equal(p.rc, 0);
     assert_string_equal(p.config.initrd, "i");
     assert_string_equal(p.config.append, "root=/dev/vda,,x"); /* no list: nothing is doubled */
@@ -111,7 +114,16 @@ static void everything_set(void **state)
     assert_true(p.config.restart_on_reboot);
     assert_int_equal(p.config.log_level, LOG_LEVEL_DEBUG);
     assert_string_equal(p.config.backing_root, "/srv");
-    assert_int_equal(p.config.disk_count, 3);
+    assert_string_equal(p.config.tmpdir, "/scratch");
+    assert_string_equal(p.config.stats, "/s.json");
+    assert_int_equal(p.config.disk_count, 5);
+    assert_int_equal(p.config.disks[0].ephemeral, DISK_EPHEMERAL_OFF);
+    assert_int_equal(p.config.disks[3].ephemeral, DISK_EPHEMERAL_RAM);
+    assert_int_equal(p.config.disks[3].requests.per_second, 500);
+    assert_int_equal(p.config.disks[3].requests.burst, 9);
+    assert_int_equal(p.config.disks[3].bytes.per_second, 8 << 20);
+    assert_int_equal(p.config.disks[3].bytes.burst, 0);
+    assert_int_equal(p.config.disks[4].ephemeral, DISK_EPHEMERAL_FILE);
     assert_string_equal(p.config.disks[0].path, "a,b.img");
     assert_string_equal(p.config.disks[0].format, "raw");
     assert_string_equal(p.config.disks[0].serial, "S1");
@@ -119,6 +131,10 @@ static void everything_set(void **state)
     assert_false(p.config.disks[0].discard);
     assert_int_equal(p.config.disks[0].queues, 3);
     assert_int_equal(p.config.disks[0].cache, DISK_CACHE_DIRECT);
+    assert_int_equal(p.config.disks[0].rerror, DISK_ERROR_STOP);
+    assert_int_equal(p.config.disks[0].werror, DISK_ERROR_ENOSPC);
+    assert_int_equal(p.config.disks[1].rerror, DISK_ERROR_REPORT);
+    assert_int_equal(p.config.disks[1].werror, DISK_ERROR_REPORT);
     assert_string_equal(p.config.disks[1].path, "c=d");
     assert_null(p.config.disks[1].format);
     assert_null(p.config.disks[1].serial);
@@ -220,7 +236,23 @@ static void refused_options(void **state)
         {"--disk a,queues=0", "from 1 to 64"},
         {"--disk a,queues=65", "from 1 to 64"},
         {"--disk a,queues=-1", "queues=-1"},
+        {"--disk a,metadata-cache=-1", "metadata-cache"},
+        {"--disk a,iops=-1", "iops=-1"},
+        {"--disk a,iops-burst=5", "without iops"},
+        {"--disk a,bps=x", "bps=x"},
+        {"--disk a,bps=2T", "bytes a second"},
+        {"--disk a,bps-burst=1M", "without bps"},
+        {"--stats=", "path of a file"},
+        {"--tmpdir=", "path of a directory"},
+        {"--disk a,ephemeral=yes", "ephemeral=yes: expected 'off', 'on' or 'ram'"},
+        {"--disk a,ephemeral=on,readonly=on", "exclude each other"},
+        {"--disk a,ephemeral=on,key-file=/proc/self/cmdline", "ephemeral=ram"},
         {"--disk a,cache=none", "'writeback', 'direct' or 'unsafe'"},
+        {"--disk a,key-file=/missing/key", "/missing/key"},
+        {"--disk a,key-fd=x", "key-fd"},
+        {"--disk a,key-file=k,key-fd=3", "exclude each other"},
+        {"--disk a,werror=ignore", "werror=ignore: expected 'report', 'stop' or 'enospc'"},
+        {"--disk a,rerror=enospc", "rerror=enospc: expected 'report' or 'stop'"},
         {"--disk a,serial=123456789012345678901", "longer than 20"},
         {"--disk a,=x", "not of the form"},
         {"--config /nonexistent.json", "cannot open /nonexistent.json"},

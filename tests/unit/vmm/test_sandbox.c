@@ -1,4 +1,5 @@
 /* The sandbox: what a machine needs goes on, what it does not need ends the process with SIGSYS. */
+#include "blockdev.h"
 #include "sandbox.h"
 
 #include <errno.h>
@@ -167,11 +168,72 @@ static void anything_else_ends_the_process(void **state)
     }
 }
 
+/* Opened before, as a machine's disks are. */
+static struct blk *encrypted;
+
+static void *use_encrypted_disk(void *opaque)
+{
+    static uint8_t bytes[300000], back[sizeof(bytes)];
+
+    memset(bytes, 0x5a, sizeof(bytes));
+    for (uint64_t at = 0; at < 3; at++) {
+        if (blk_pwrite(encrypted, at * 1000, bytes, sizeof(bytes)) != 0 ||
+            blk_flush(encrypted) != 0 || blk_pread(encrypted, at * 1000, back, sizeof(back)) != 0 ||
+            memcmp(bytes, back, sizeof(bytes)) != 0)
+            _exit(1);
+    }
+    return opaque;
+}
+
+static void use_and_close_encrypted_disk(void)
+{
+    pthread_t threads[2];
+
+    for (int i = 0; i < 2; i++) {
+        if (pthread_create(&threads[i], NULL, use_encrypted_disk, NULL) != 0)
+            _exit(1);
+    }
+    for (int i = 0; i < 2; i++)
+        (void)pthread_join(threads[i], NULL);
+    if (blk_close(encrypted, NULL) != 0)
+        _exit(1);
+}
+
+static void encryption_needs_no_further_calls(void **state)
+{
+    const struct blk_key key = {.bytes = "key", .length = 3};
+    const struct blk_luks_options luks = {.key = key, .iter_time = 1};
+    char path[] = "/tmp/minivmm-sandbox.XXXXXX";
+    int fd = mkstemp(path), status;
+    struct err err = {.text = ""};
+
+    (void)state;
+    assert_true(fd >= 0);
+    (void)close(fd);
+    assert_int_equal(blk_create(
+                         &(struct blk_create_options){
+                             .path = path, .format = "qcow2", .size = 1 << 20, .luks = &luks},
+                         &err),
+                     0);
+    assert_int_equal(
+        blk_open(
+            &(struct blk_open_options){
+                .path = path, .format = "qcow2", .writable = true, .keys = &key, .key_count = 1},
+            &encrypted, &err),
+        0);
+    (void)unlink(path);
+    status = in_sandbox(use_and_close_encrypted_disk);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != DONE)
+        fail_msg("wait status %#x", (unsigned)status);
+    (void)blk_close(encrypted, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_machine_needs_is_allowed),
         cmocka_unit_test(anything_else_ends_the_process),
+        cmocka_unit_test(encryption_needs_no_further_calls),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,22 @@
+/*
+ * file_zero.c - zeros as data, for where a file system cannot make them otherwise, or is not to.
+ */
+#include "checked.h"
+#include "file.h"
+
+enum { CHUNK = 256 << 10 };
+
+int file_write_zeroes(struct file *file, uint64_t offset, uint64_t length)
+{
+    static const uint8_t zeroes[CHUNK];
+    int r = 0;
+
+    while (length > 0 && r == 0) {
+        size_t n = (size_t)min_u64(length, sizeof(zeroes));
+
+        r = file_pwrite(file, offset, zeroes, n);
+        offset += n;
+        length -= n;
+    }
+    return r;
+}
