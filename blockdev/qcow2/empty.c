@@ -102,6 +102,7 @@ static uint64_t metadata_end(const struct qcow2 *q)
     uint64_t end = max_u64(q->l1.offset + q->l1.count * QCOW2_ENTRY_SIZE,
                            q->reftable.offset + q->reftable.count * QCOW2_ENTRY_SIZE);
 
+    end = max_u64(end, q->header.luks_offset + q->header.luks_length);
     for (uint64_t i = 0; i < q->metadata_room; i++) {
         if (q->metadata[i].cluster != 0) {
             end = max_u64(end, q->metadata[i].cluster + q->cluster_size);
