@@ -9,6 +9,9 @@
  * right there. So they go behind the place that such entries lead to, if there is a gap; the file
  * then reaches further, and what an entry leads to between the old and the new end counts as in use
  * and reads as zeros.
+ *
+ * Behind the end of a huge sparse file no refcount table may reach. There the place behind the last cluster
+ * in use, the old set included, does as well.
  */
 #include "bytes.h"
 #include "checked.h"
@@ -167,10 +170,26 @@ static int count_and_plan(struct check *c, struct plan *p)
     }
 }
 
+/* Behind the last cluster that is referred to, by the old structures too. */
+static uint64_t end_of_use(struct check *c)
+{
+    uint64_t at = 0, end = 1;
+
+    for (; check_refs_next(&c->refs, &at, c->file_clusters); at++)
+        end = at + 1;
+    return end;
+}
+
 int check_rebuild(struct check *c)
 {
+    uint64_t inside = end_of_use(c); /* before everything is counted anew */
     struct plan p = {0};
     int rc = count_and_plan(c, &p);
+
+    if (rc == -EFBIG && inside < c->file_clusters) {
+        p.first_cluster = inside;
+        rc = make_plan(c, &p);
+    }
 
     for (uint64_t i = 0; rc == 0 && i < p.blocks + p.table_clusters; i++)
         rc = check_refs_add(&c->refs, p.first_cluster + i, 1);
@@ -182,7 +201,7 @@ int check_rebuild(struct check *c)
     if (rc < 0)
         return rc;
     c->wrote = true;
-    c->file_clusters = p.first_cluster + p.blocks + p.table_clusters;
-    c->file_bytes = c->file_clusters * c->cluster_size;
+    c->file_clusters = max_u64(c->file_clusters, p.first_cluster + p.blocks + p.table_clusters);
+    c->file_bytes = max_u64(c->file_bytes, c->file_clusters * c->cluster_size);
     return check_load_reftable(c);
 }
