@@ -89,6 +89,38 @@ static int check_l2(struct check *c, uint64_t table, uint32_t times, unsigned ch
                                last - first + QCOW2_ENTRY_SIZE);
 }
 
+/* Entries of the L1 table that changed and are not written yet: `first` to `end`, in one window. */
+struct l1_changes {
+    uint64_t first, end;
+};
+enum { L1_WINDOW = 512 };
+
+static int write_l1(struct check *c, const uint64_t *l1, struct l1_changes *changes)
+{
+    unsigned char raw[L1_WINDOW * QCOW2_ENTRY_SIZE];
+    uint64_t first = changes->first, count = changes->end - first;
+
+    *changes = (struct l1_changes){0};
+    for (uint64_t i = 0; i < count; i++)
+        store_be64(raw + i * QCOW2_ENTRY_SIZE, l1[first + i]);
+    if (count == 0)
+        return 0;
+    return check_write_entries(c, false, c->header.l1_table_offset + first * QCOW2_ENTRY_SIZE, raw,
+                               count * QCOW2_ENTRY_SIZE);
+}
+
+static int change_l1(struct check *c, uint64_t *l1, uint64_t i, struct l1_changes *changes)
+{
+    bool fits = changes->end > 0 && i / L1_WINDOW == changes->first / L1_WINDOW;
+    int rc = fits ? 0 : write_l1(c, l1, changes);
+
+    if (!fits)
+        changes->first = i;
+    changes->end = i + 1;
+    l1[i] ^= QCOW2_ENTRY_COPIED;
+    return rc;
+}
+
 /* Each table is looked at once: then its count of references is taken away. */
 static bool is_new_table(struct check *c, uint64_t table, uint32_t *times)
 {
@@ -106,6 +138,7 @@ int check_copied_flags(struct check *c)
     const struct qcow2_header *h = &c->header;
     bool repair = may_repair(c);
     unsigned char *buf = malloc(c->cluster_size);
+    struct l1_changes changes = {0};
     uint64_t *l1 = NULL;
     uint64_t refcount;
     uint32_t times;
@@ -118,21 +151,19 @@ int check_copied_flags(struct check *c)
         if (table == 0 || !can_count(c, l1[i], &refcount))
             continue;
         if (is_wrong(c, l1[i], &refcount)) {
-            unsigned char raw[QCOW2_ENTRY_SIZE];
-
             check_say(c,
                       "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
                       " refcount=%" PRIu64,
                       repair ? "Repairing" : "ERROR", i, l1[i], refcount);
             report_wrong(c, repair, 1);
-            store_be64(raw, l1[i] ^ QCOW2_ENTRY_COPIED);
             if (repair)
-                rc = check_write_entries(c, false, h->l1_table_offset + i * QCOW2_ENTRY_SIZE, raw,
-                                         sizeof(raw));
+                rc = change_l1(c, l1, i, &changes);
         }
         if (rc == 0 && is_new_table(c, table, &times))
             rc = check_l2(c, table, times, buf, repair);
     }
+    if (rc == 0)
+        rc = write_l1(c, l1, &changes);
     free(l1);
     free(buf);
     return rc;

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A chain of 1000 qcow2 layers: info, check, reads, commit; and a loop in it is found.
+# A chain of 1000 qcow2 layers: info, check, reads, commit; how deep one may be; a loop in it is found.
 . "$(dirname "$0")/../lib.sh"
 cd "$work" || exit 1
 
@@ -33,5 +33,18 @@ check "the top shows the bottom's data" reads_as 7
 "$IMG" create -q -f qcow2 only 1M
 check "a layer on 999 others commits to the bottom" commits
 check "the chain can be made to loop" loop
+# The deepest chain: 4096 layers below the top, the header alone in each.
+"$IMG" create -q -f qcow2 -o cluster_size=512 d0001 1M
+"$IMG" create -q -f qcow2 -o cluster_size=512 -b d0001 -F qcow2 d0002
+python3 - <<'PYTHON'
+layer = open("d0002", "rb").read()
+for i in range(3, 4099):
+    open("d%04d" % i, "wb").write(layer.replace(b"d0001", b"d%04d" % (i - 1), 1))
+PYTHON
+little_memory() {
+    (ulimit -v 600000 && "$@")
+}
+check "4096 layers below the top can be read" little_memory "$IMG" convert -O raw d4097 flat3
+refuse "4097 are too many" "$IMG" convert -O raw d4098 flat3
 refuse "a loop is found" "$IMG" convert -O raw l1000 flat2
 finish
