@@ -131,6 +131,18 @@ class Bench:
                                                                     "base.qcow2")))
         return ours, peer, limit, "QEMU with aio=%s" % aio
 
+    def overlap_checks(self, cold):
+        """The same writes with and without the checks before each, in place of QEMU's."""
+        count = WRITES if cold else READS
+        args = ["-c", count, "-d", 32, "-s", 4096, "-S", STRIDE, "-w"]
+        results = ([], [])
+        for _ in range(ROUNDS):
+            for rates, engine in zip(results, (self.engine, "%s-unchecked" % self.engine)):
+                image = self.overlay("cold-ours.qcow2", "base.qcow2") if cold else \
+                    self.path("warm-ours.qcow2")
+                rates.append(count / float(sh(engine, *args, image)))
+        return results[0], results[1], None, "ours without the checks, not QEMU"
+
     # ---- whole commands ----
 
     def commands(self, ours, peer, limit=None, before=None, index=0):
@@ -291,6 +303,10 @@ def rows(bench):
         ("4K random write, warm overlay, depth 32", kilo, up, random(READS, 32, write=True)),
         ("4K random write, cold overlay, depth 32", kilo, up,
          random(WRITES, 32, write=True, cold=True)),
+        ("4K random write, warm, cost of overlap checks", kilo, up,
+         lambda: bench.overlap_checks(cold=False)),
+        ("4K random write, cold, cost of overlap checks", kilo, up,
+         lambda: bench.overlap_checks(cold=True)),
         ("4K random write, throwaway file, depth 32", kilo, up,
          random(WRITES, 32, write=True, cold=True, throwaway="on")),
         ("4K random write, throwaway memory, depth 32", kilo, up,
