@@ -40,8 +40,9 @@ struct layer_extent {
 };
 
 enum {
-    LAYER_MAP_HOLD = 1,   /* the host range must not be reused until unhold() */
-    LAYER_MAP_PRECISE = 2 /* look for holes inside what is allocated (slow) */
+    LAYER_MAP_HOLD = 1,    /* the host range must not be reused until unhold() */
+    LAYER_MAP_PRECISE = 2, /* look for holes inside what is allocated (slow) */
+    LAYER_MAP_NO_WAIT = 4, /* -EAGAIN where metadata would have to come from storage */
 };
 
 /* As the functions blk_bitmap_*; the image is writable where it changes. */
@@ -128,6 +129,7 @@ struct blk {
     dev_t device; /* what the host file is; both 0: not known */
     ino_t inode;
     bool writable;
+    bool is_volatile;       /* a flush has nothing to do */
     bool can_discard;       /* options.discard */
     bool is_probed;         /* the format was guessed from the first bytes */
     char *backing_name;     /* as written in the image, or NULL */
@@ -177,11 +179,18 @@ int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags,
 /* Reads; what lies behind the end of `top` reads as zeros. */
 int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
                 uint64_t length);
+/* The same; -EAGAIN, with any of it read or not, where it could wait for storage, or takes long. */
+int chain_try_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
+                    uint64_t length);
 
 /* ---- sync.c ---- */
 /* Carries out one request in the calling thread and returns its result. */
 int blk_run(struct blk *blk, enum blk_op op, unsigned flags, uint64_t offset, uint64_t length,
             const struct iovec *iov, int count);
+
+/* A read, or -EAGAIN: see chain_try_readv(). */
+int blk_try_read(struct blk *blk, uint64_t offset, uint64_t length, const struct iovec *iov,
+                 int count);
 
 /* Keeps the text if it is the first (see blk_problem()) and returns `code`. */
 int blk_note_problem(struct blk *blk, int code, const char *fmt, ...)

@@ -52,16 +52,23 @@ static void unhold(struct blk *layer, const struct layer_extent *extent)
     }
 }
 
+static int read_file(struct file *file, uint64_t host_offset, const struct iovec *iov, int count,
+                     bool may_wait)
+{
+    return may_wait ? file_preadv(file, host_offset, iov, count)
+                    : file_try_preadv(file, host_offset, iov, count);
+}
+
 /* Bytes [skip, skip + length) of the vector from a host file. */
 static int read_part(struct file *file, uint64_t host_offset, const struct iovec *iov, int count,
-                     uint64_t skip, uint64_t length)
+                     uint64_t skip, uint64_t length, bool may_wait)
 {
     struct iovec slice[SLICE_ENTRIES];
 
     while (length > 0) {
         int entries = iov_slice(slice, SLICE_ENTRIES, iov, count, skip, length);
         uint64_t n = iov_length(slice, entries);
-        int r = file_preadv(file, host_offset, slice, entries);
+        int r = read_file(file, host_offset, slice, entries, may_wait);
 
         if (r != 0) {
             return r;
@@ -73,38 +80,49 @@ static int read_part(struct file *file, uint64_t host_offset, const struct iovec
     return 0;
 }
 
-int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
-                uint64_t length)
+/* Decompressing and decrypting take long, wherever the data is. */
+static int read_extent(struct blk *layer, uint64_t offset, const struct layer_extent *extent,
+                       const struct iovec *iov, int count, uint64_t skip, bool may_wait)
 {
+    bool is_whole = skip == 0 && extent->length == iov_length(iov, count);
+
+    switch (extent->kind) {
+    case BLK_EXTENT_DATA:
+        if (extent->file == NULL) {
+            return -ENOMEDIUM;
+        }
+        if (extent->is_encrypted) {
+            break;
+        }
+        return is_whole ? read_file(extent->file, extent->host_offset, iov, count, may_wait)
+                        : read_part(extent->file, extent->host_offset, iov, count, skip,
+                                    extent->length, may_wait);
+    case BLK_EXTENT_COMPRESSED:
+        break;
+    case BLK_EXTENT_ZERO:
+    case BLK_EXTENT_UNALLOCATED:
+        iov_fill(iov, count, skip, 0, extent->length);
+        return 0;
+    }
+    return may_wait ? layer->format->read(layer, offset, extent, iov, count, skip) : -EAGAIN;
+}
+
+static int read_chain(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
+                      uint64_t length, bool may_wait)
+{
+    unsigned flags = may_wait ? LAYER_MAP_HOLD : LAYER_MAP_HOLD | LAYER_MAP_NO_WAIT;
     uint64_t done = 0;
 
     while (done < length) {
         struct layer_extent extent;
         struct blk *layer;
         unsigned depth;
-        int r =
-            chain_map(top, offset + done, length - done, LAYER_MAP_HOLD, &layer, &depth, &extent);
+        int r = chain_map(top, offset + done, length - done, flags, &layer, &depth, &extent);
 
         if (r != 0) {
             return r;
         }
-        switch (extent.kind) {
-        case BLK_EXTENT_DATA:
-            r = extent.file == NULL ? -ENOMEDIUM
-                : extent.is_encrypted
-                    ? layer->format->read(layer, offset + done, &extent, iov, count, done)
-                : extent.length == length
-                    ? file_preadv(extent.file, extent.host_offset, iov, count)
-                    : read_part(extent.file, extent.host_offset, iov, count, done, extent.length);
-            break;
-        case BLK_EXTENT_COMPRESSED:
-            r = layer->format->read(layer, offset + done, &extent, iov, count, done);
-            break;
-        case BLK_EXTENT_ZERO:
-        case BLK_EXTENT_UNALLOCATED:
-            iov_fill(iov, count, done, 0, extent.length);
-            break;
-        }
+        r = read_extent(layer, offset + done, &extent, iov, count, done, may_wait);
         if (layer != NULL) {
             unhold(layer, &extent);
         }
@@ -114,4 +132,16 @@ int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int c
         done += extent.length;
     }
     return 0;
+}
+
+int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
+                uint64_t length)
+{
+    return read_chain(top, offset, iov, count, length, true);
+}
+
+int chain_try_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
+                    uint64_t length)
+{
+    return read_chain(top, offset, iov, count, length, false);
 }

@@ -402,6 +402,7 @@ int ephemeral_open(const struct blk_open_options *options, struct blk **out, str
     blk->backing = base;
     blk->length = base->length;
     blk->writable = true;
+    blk->is_volatile = true;
     blk->state = create_states(base->length);
     if (blk->state == NULL) {
         blk_free_layer(blk);

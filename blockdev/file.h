@@ -21,6 +21,9 @@ struct file;
 struct file_ops {
     int (*preadv)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
     int (*pwritev)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
+    /* As preadv; -EAGAIN, with any of it read or not, where that could wait for storage. NULL: the layer
+     * cannot tell. */
+    int (*try_preadv)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
     /* Everything written before is durable on return. After a failure nothing may be claimed. */
     int (*sync)(struct file *file);
     int (*size)(struct file *file, uint64_t *bytes);
@@ -74,6 +77,14 @@ static inline int file_preadv(struct file *f, uint64_t offset, const struct iove
 static inline int file_pwritev(struct file *f, uint64_t offset, const struct iovec *iov, int count)
 {
     return f->ops->pwritev(f, offset, iov, count);
+}
+
+/* As preadv where the layer cannot tell. */
+static inline int file_try_preadv(struct file *f, uint64_t offset, const struct iovec *iov,
+                                  int count)
+{
+    return f->ops->try_preadv != NULL ? f->ops->try_preadv(f, offset, iov, count)
+                                      : f->ops->preadv(f, offset, iov, count);
 }
 
 static inline int file_pread(struct file *f, uint64_t offset, void *buf, size_t length)

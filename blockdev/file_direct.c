@@ -147,6 +147,16 @@ static int direct_pwritev(struct file *file, uint64_t offset, const struct iovec
     return transfer(file, true, offset, iov, count);
 }
 
+/* There is no cache to find anything in. */
+static int direct_try_preadv(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    (void)file;
+    (void)offset;
+    (void)iov;
+    (void)count;
+    return -EAGAIN;
+}
+
 static int direct_sync(struct file *file)
 {
     struct file *buffered = direct_of(file)->buffered;
@@ -201,6 +211,7 @@ static void direct_close(struct file *file)
 static const struct file_ops direct_ops = {
     .preadv = direct_preadv,
     .pwritev = direct_pwritev,
+    .try_preadv = direct_try_preadv,
     .sync = direct_sync,
     .size = direct_size,
     .truncate = direct_truncate,

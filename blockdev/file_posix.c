@@ -17,6 +17,7 @@
 #include <linux/falloc.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,7 @@ struct posix_file {
     struct file file;
     bool is_block_device;
     bool no_sync;
+    atomic_bool has_no_nowait; /* the file system does not know RWF_NOWAIT */
 };
 
 static const struct file_ops posix_ops;
@@ -128,6 +130,25 @@ int file_fd_pwritev(int fd, uint64_t offset, const struct iovec *iov, int count)
 static int posix_preadv(struct file *file, uint64_t offset, const struct iovec *iov, int count)
 {
     return file_fd_preadv(file->fd, offset, iov, count);
+}
+
+static int posix_try_preadv(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    struct posix_file *posix = posix_of(file);
+    ssize_t n;
+
+    if (atomic_load_explicit(&posix->has_no_nowait, memory_order_relaxed)) {
+        return posix_preadv(file, offset, iov, count);
+    }
+    if (count > IOV_MAX || !range_within(offset, iov_length(iov, count), INT64_MAX)) {
+        return -EAGAIN; /* preadv knows what to do */
+    }
+    n = preadv2(file->fd, iov, count, (off_t)offset, RWF_NOWAIT);
+    if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS)) {
+        atomic_store_explicit(&posix->has_no_nowait, true, memory_order_relaxed);
+        return posix_preadv(file, offset, iov, count);
+    }
+    return n >= 0 && (uint64_t)n == iov_length(iov, count) ? 0 : -EAGAIN;
 }
 
 static int posix_pwritev(struct file *file, uint64_t offset, const struct iovec *iov, int count)
@@ -265,6 +286,7 @@ static void posix_close(struct file *file)
 static const struct file_ops posix_ops = {
     .preadv = posix_preadv,
     .pwritev = posix_pwritev,
+    .try_preadv = posix_try_preadv,
     .sync = posix_sync,
     .size = posix_size,
     .truncate = posix_truncate,

@@ -61,6 +61,14 @@ int blk_run(struct blk *blk, enum blk_op op, unsigned flags, uint64_t offset, ui
     return r == 0 && (flags & BLK_REQ_FUA) ? blk->format->flush(blk) : r;
 }
 
+int blk_try_read(struct blk *blk, uint64_t offset, uint64_t length, const struct iovec *iov,
+                 int count)
+{
+    int r = check_request(blk, BLK_READ, offset, length, iov, count);
+
+    return r != 0 || length == 0 ? r : chain_try_readv(blk, offset, iov, count, length);
+}
+
 int blk_preadv(struct blk *blk, uint64_t offset, const struct iovec *iov, int count)
 {
     return blk_run(blk, BLK_READ, 0, offset, iov_length(iov, count), iov, count);

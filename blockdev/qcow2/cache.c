@@ -130,13 +130,24 @@ static struct qcow2_slice *claim(struct qcow2 *q)
     return add_slice(q);
 }
 
-int qcow2_cache_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset,
-                    struct qcow2_slice **out)
+static int load(struct qcow2 *q, struct qcow2_slice *slice, bool may_wait)
+{
+    struct iovec iov = {.iov_base = slice->data, .iov_len = (size_t)1 << q->slice_bits};
+
+    return may_wait ? file_preadv(q->file, slice->offset, &iov, 1)
+                    : file_try_preadv(q->file, slice->offset, &iov, 1);
+}
+
+static int get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset, bool may_wait,
+               struct qcow2_slice **out)
 {
     struct qcow2_slice *slice, **bucket;
     int r;
 
     while ((slice = find(q, offset)) != NULL && slice->loading) {
+        if (!may_wait) {
+            return -EAGAIN;
+        }
         pthread_cond_wait(&q->changed, &q->lock);
     }
     if (slice != NULL) {
@@ -165,7 +176,7 @@ int qcow2_cache_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset
     *bucket = slice;
 
     pthread_mutex_unlock(&q->lock);
-    r = file_pread(q->file, offset, slice->data, (size_t)1 << q->slice_bits);
+    r = load(q, slice, may_wait);
     pthread_mutex_lock(&q->lock);
 
     slice->loading = false;
@@ -178,6 +189,18 @@ int qcow2_cache_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset
     slice->suspect = kind == QCOW2_SLICE_L2 && !qcow2_l2_check_slice(q, slice);
     *out = slice;
     return 0;
+}
+
+int qcow2_cache_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset,
+                    struct qcow2_slice **out)
+{
+    return get(q, kind, offset, true, out);
+}
+
+int qcow2_cache_try_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset,
+                        struct qcow2_slice **out)
+{
+    return get(q, kind, offset, false, out);
 }
 
 void qcow2_cache_put(struct qcow2_slice *slice)

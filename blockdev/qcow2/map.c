@@ -46,17 +46,25 @@ static int note_guest_start(struct qcow2 *q, struct qcow2_slice *slice, uint64_t
     return qcow2_mark_corrupt(q, "L2 table at 0x%" PRIx64 " is used twice", slice->offset);
 }
 
-int qcow2_l2_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset,
-                 struct qcow2_slice **slice, unsigned *index)
+static int l2_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset, bool may_wait,
+                  struct qcow2_slice **slice, unsigned *index)
 {
     uint64_t in_table = (guest_offset >> q->cluster_bits) & ((UINT64_C(1) << q->l2_bits) - 1);
     uint64_t at = in_table << q->l2_entry_bits;
     uint64_t slice_bytes = UINT64_C(1) << q->slice_bits;
+    uint64_t slice_offset = l2_offset + align_down(at, slice_bytes);
     int r;
 
     *index = (unsigned)((at & (slice_bytes - 1)) >> q->l2_entry_bits);
-    r = qcow2_cache_get(q, QCOW2_SLICE_L2, l2_offset + align_down(at, slice_bytes), slice);
+    r = may_wait ? qcow2_cache_get(q, QCOW2_SLICE_L2, slice_offset, slice)
+                 : qcow2_cache_try_get(q, QCOW2_SLICE_L2, slice_offset, slice);
     return r == 0 && qcow2_has_data_file(q) ? note_guest_start(q, *slice, guest_offset, *index) : r;
+}
+
+int qcow2_l2_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset,
+                 struct qcow2_slice **slice, unsigned *index)
+{
+    return l2_get(q, guest_offset, l2_offset, true, slice, index);
 }
 
 /* The length of the unallocated range at `offset` that is known without any L2 table. Not too far:
@@ -174,7 +182,7 @@ int qcow2_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
     if (r == 0 && l2_offset == 0) {
         extent->length = hole_length(q, offset, length);
     } else if (r == 0) {
-        r = qcow2_l2_get(q, offset, l2_offset, &slice, &index);
+        r = l2_get(q, offset, l2_offset, (flags & LAYER_MAP_NO_WAIT) == 0, &slice, &index);
         if (r == 0) {
             r = map_in_slice(q, slice, index, offset, length, flags, extent);
             qcow2_cache_put(slice);

@@ -259,9 +259,10 @@ static void qcow2_count(struct blk *blk, struct blk_counters *counters)
 
 static void qcow2_info(struct blk *blk, struct blk_info *info)
 {
-    const struct qcow2 *q = qcow2_of(blk);
+    struct qcow2 *q = qcow2_of(blk);
     const struct qcow2_header *h = &q->header;
 
+    pthread_mutex_lock(&q->lock);
     info->cluster_size = (unsigned)q->cluster_size;
     info->is_dirty = (h->incompatible_features & QCOW2_INCOMPAT_DIRTY) != 0;
     info->is_corrupt = (h->incompatible_features & QCOW2_INCOMPAT_CORRUPT) != 0;
@@ -273,6 +274,7 @@ static void qcow2_info(struct blk *blk, struct blk_info *info)
     info->data_file_raw = (h->autoclear_features & QCOW2_AUTOCLEAR_RAW_DATA) != 0;
     info->bitmaps_outdated = qcow2_bitmaps_outdated(q);
     info->compression_type = h->compression_type == 0 ? "zlib" : "zstd";
+    pthread_mutex_unlock(&q->lock);
 }
 
 const struct blk_format qcow2_format = {

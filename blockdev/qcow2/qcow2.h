@@ -250,7 +250,7 @@ static inline struct qcow2 *qcow2_of(const struct blk *blk)
 /* Guest data lies in an external data file: no refcounts, and the place is the guest's offset. */
 static inline bool qcow2_has_data_file(const struct qcow2 *q)
 {
-    return (q->header.incompatible_features & QCOW2_INCOMPAT_DATA_FILE) != 0;
+    return q->blk->has_data_file;
 }
 
 /* That file by itself reads as the guest's disk does: not if it is encrypted. */
@@ -346,6 +346,9 @@ void qcow2_cache_free(struct qcow2 *q);
  */
 int qcow2_cache_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset,
                     struct qcow2_slice **out);
+/* The same; -EAGAIN where it would have to wait for storage, or for somebody who reads it. */
+int qcow2_cache_try_get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset,
+                        struct qcow2_slice **out);
 void qcow2_cache_put(struct qcow2_slice *slice);
 void qcow2_cache_mark_dirty(struct qcow2 *q, struct qcow2_slice *slice);
 void qcow2_cache_mark_clean(struct qcow2 *q, struct qcow2_slice *slice);

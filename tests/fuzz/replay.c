@@ -27,15 +27,14 @@
 
 enum {
     MEMORY_LIMIT = 512 << 10, /* KiB resident */
-    INPUT_SECONDS = 20,       /* for one input; sanitizers are slow */
     GENERATIONS = 4,          /* mutations of one seed, one on top of the other */
 };
 
 /* Sanitizers keep what is freed, and more. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { IS_SANITIZED = true };
+enum { IS_SANITIZED = true, INPUT_SECONDS = 120 };
 #else
-enum { IS_SANITIZED = false };
+enum { IS_SANITIZED = false, INPUT_SECONDS = 20 }; /* for one input */
 #endif
 
 static const struct fuzz_kind *const kinds[] = {

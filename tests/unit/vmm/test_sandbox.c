@@ -173,15 +173,19 @@ static struct blk *encrypted;
 
 static void *use_encrypted_disk(void *opaque)
 {
-    static uint8_t bytes[300000], back[sizeof(bytes)];
+    enum { BYTES = 300000 };
+    uint8_t *bytes = malloc(BYTES), *back = malloc(BYTES);
 
-    memset(bytes, 0x5a, sizeof(bytes));
+    if (bytes == NULL || back == NULL)
+        _exit(1);
+    memset(bytes, 0x5a, BYTES);
     for (uint64_t at = 0; at < 3; at++) {
-        if (blk_pwrite(encrypted, at * 1000, bytes, sizeof(bytes)) != 0 ||
-            blk_flush(encrypted) != 0 || blk_pread(encrypted, at * 1000, back, sizeof(back)) != 0 ||
-            memcmp(bytes, back, sizeof(bytes)) != 0)
+        if (blk_pwrite(encrypted, at * 1000, bytes, BYTES) != 0 || blk_flush(encrypted) != 0 ||
+            blk_pread(encrypted, at * 1000, back, BYTES) != 0 || memcmp(bytes, back, BYTES) != 0)
             _exit(1);
     }
+    free(bytes);
+    free(back);
     return opaque;
 }
 
