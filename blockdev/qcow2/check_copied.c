@@ -159,7 +159,13 @@ int check_copied_flags(struct check *c)
             if (repair)
                 rc = change_l1(c, l1, i, &changes);
         }
-        if (rc == 0 && is_new_table(c, table, &times))
+        if (rc < 0 || !is_new_table(c, table, &times))
+            continue;
+        /* One that is part of the L1 table shows what became of that. */
+        if (ranges_overlap(table, c->cluster_size, h->l1_table_offset,
+                           (uint64_t)h->l1_size * QCOW2_ENTRY_SIZE))
+            rc = write_l1(c, l1, &changes);
+        if (rc == 0)
             rc = check_l2(c, table, times, buf, repair);
     }
     if (rc == 0)
