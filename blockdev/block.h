@@ -129,6 +129,7 @@ struct blk {
     dev_t device; /* what the host file is; both 0: not known */
     ino_t inode;
     bool writable;
+    enum blk_aio aio;       /* options.aio; the top layer's counts */
     bool is_volatile;       /* a flush has nothing to do */
     bool can_discard;       /* options.discard */
     bool is_probed;         /* the format was guessed from the first bytes */
@@ -176,6 +177,8 @@ int policy_check_root(const char *root, const struct file *file, struct err *err
  * does; then *depth is that of the last one that reaches so far. extent->hold is set (to be given back with the format's unhold) only if LAYER_MAP_HOLD. */
 int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags, struct blk **layer,
               unsigned *depth, struct layer_extent *extent);
+/* Gives back what chain_map() held; `layer` may be NULL. */
+void chain_unhold(struct blk *layer, int hold);
 /* Reads; what lies behind the end of `top` reads as zeros. */
 int chain_readv(struct blk *top, uint64_t offset, const struct iovec *iov, int count,
                 uint64_t length);

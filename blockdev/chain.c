@@ -45,10 +45,10 @@ int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags,
     return 0;
 }
 
-static void unhold(struct blk *layer, const struct layer_extent *extent)
+void chain_unhold(struct blk *layer, int hold)
 {
-    if (extent->hold != BLK_NOT_HELD) {
-        layer->format->unhold(layer, extent->hold);
+    if (layer != NULL && hold != BLK_NOT_HELD) {
+        layer->format->unhold(layer, hold);
     }
 }
 
@@ -123,9 +123,7 @@ static int read_chain(struct blk *top, uint64_t offset, const struct iovec *iov,
             return r;
         }
         r = read_extent(layer, offset + done, &extent, iov, count, done, may_wait);
-        if (layer != NULL) {
-            unhold(layer, &extent);
-        }
+        chain_unhold(layer, extent.hold);
         if (r != 0) {
             return r;
         }

@@ -147,6 +147,17 @@ static int direct_pwritev(struct file *file, uint64_t offset, const struct iovec
     return transfer(file, true, offset, iov, count);
 }
 
+static int direct_plain_fd(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    uint64_t total = iov_length(iov, count);
+
+    return count <= IOV_MAX && range_within(offset, total, INT64_MAX) &&
+                   is_aligned(offset, BLOCK) && is_aligned(total, BLOCK) &&
+                   memory_is_aligned(iov, count)
+               ? direct_of(file)->direct
+               : -1;
+}
+
 /* There is no cache to find anything in. */
 static int direct_try_preadv(struct file *file, uint64_t offset, const struct iovec *iov, int count)
 {
@@ -211,6 +222,7 @@ static void direct_close(struct file *file)
 static const struct file_ops direct_ops = {
     .preadv = direct_preadv,
     .pwritev = direct_pwritev,
+    .plain_fd = direct_plain_fd,
     .try_preadv = direct_try_preadv,
     .sync = direct_sync,
     .size = direct_size,

@@ -132,6 +132,13 @@ static int posix_preadv(struct file *file, uint64_t offset, const struct iovec *
     return file_fd_preadv(file->fd, offset, iov, count);
 }
 
+static int posix_plain_fd(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    bool is_plain = count <= IOV_MAX && range_within(offset, iov_length(iov, count), INT64_MAX);
+
+    return is_plain ? file->fd : -1;
+}
+
 static int posix_try_preadv(struct file *file, uint64_t offset, const struct iovec *iov, int count)
 {
     struct posix_file *posix = posix_of(file);
@@ -286,6 +293,7 @@ static void posix_close(struct file *file)
 static const struct file_ops posix_ops = {
     .preadv = posix_preadv,
     .pwritev = posix_pwritev,
+    .plain_fd = posix_plain_fd,
     .try_preadv = posix_try_preadv,
     .sync = posix_sync,
     .size = posix_size,

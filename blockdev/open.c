@@ -115,6 +115,7 @@ struct blk *blk_new_layer(struct file *file, const struct blk_open_options *opti
     identify(file, &blk->device, &blk->inode);
     blk->writable = options->writable;
     blk->can_discard = options->discard;
+    blk->aio = options->aio;
     blk->path = strdup(options->path);
     if (blk->path == NULL) {
         blk_free_layer(blk);

@@ -1,8 +1,9 @@
 /*
  * queue.c - queue contexts. What needs no waiting is carried out in the queue's own thread, within
  * blk_queue_complete(): reads whose data and metadata are in memory, and writes, which the page cache takes.
- * What may wait for storage goes to the queue's workers: reads that find something missing (they begin
- * anew there), writes past the page cache, flushes, discards and zeros.
+ * Of what may wait for storage, reads that lie in one piece in one file go to the kernel (ring.h); all else
+ * goes to the queue's workers: reads that are less simple or that the kernel gave up (they begin anew there),
+ * writes past the page cache, flushes, discards and zeros.
  *
  * done() may submit again. What it submits joins the list and is carried out in the same call,
  * after everything that was there before.
@@ -11,6 +12,7 @@
  * order and in one thread, as the tests below the format want it.
  */
 #include "block.h"
+#include "ring.h"
 #include "workers.h"
 
 #include <errno.h>
@@ -21,11 +23,31 @@ struct blk_queue {
     struct blk_request *first, **last; /* submitted, in order */
     unsigned in_flight;
     struct workers *workers; /* NULL: everything happens here */
+    struct ring *ring;       /* or NULL */
 };
+
+static int start_engines(struct blk_queue *queue, struct err *err)
+{
+    const struct blk *blk = queue->blk;
+    int r;
+
+    queue->workers = workers_create(queue->blk);
+    if (queue->workers == NULL) {
+        return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
+    }
+    if (blk->aio == BLK_AIO_THREADS) {
+        return 0;
+    }
+    r = ring_create(workers_fd(queue->workers), &queue->ring);
+    return r != 0 && blk->aio == BLK_AIO_IO_URING
+               ? err_set_errno(err, r, "'%s': could not set up io_uring", blk->path)
+               : 0;
+}
 
 int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
 {
     struct blk_queue *queue = calloc(1, sizeof(*queue));
+    int r = 0;
 
     if (queue == NULL) {
         return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
@@ -33,11 +55,11 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
     queue->blk = blk;
     queue->last = &queue->first;
     if (blk->file->ops->try_preadv != NULL) {
-        queue->workers = workers_create(blk);
-        if (queue->workers == NULL) {
-            free(queue);
-            return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
-        }
+        r = start_engines(queue, err);
+    }
+    if (r != 0) {
+        blk_queue_destroy(queue);
+        return r;
     }
     *out = queue;
     return 0;
@@ -45,8 +67,14 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
 
 void blk_queue_destroy(struct blk_queue *queue)
 {
+    ring_destroy(queue->ring);
     workers_destroy(queue->workers);
     free(queue);
+}
+
+const char *blk_queue_engine(const struct blk_queue *queue)
+{
+    return queue->ring != NULL ? "io_uring" : "threads";
 }
 
 void blk_submit(struct blk_queue *queue, struct blk_request *request)
@@ -73,7 +101,41 @@ static bool may_wait(const struct blk *blk, const struct blk_request *request)
     return true;
 }
 
-/* True: carried out. False: it is with the workers. */
+/* Waits if it must. */
+static bool run(struct blk_queue *queue, struct blk_request *request)
+{
+    request->result = blk_run(queue->blk, request->op, request->flags, request->offset,
+                              request->length, request->iov, request->iovcnt);
+    return true;
+}
+
+/* Gives a read to the kernel; false: it is not simple enough for that, or there are too many. */
+static bool start_read(struct blk_queue *queue, struct blk_request *request)
+{
+    struct layer_extent extent;
+    struct blk *layer;
+    unsigned depth;
+    int fd = -1;
+
+    if (queue->ring == NULL ||
+        chain_map(queue->blk, request->offset, request->length, LAYER_MAP_HOLD | LAYER_MAP_NO_WAIT,
+                  &layer, &depth, &extent) != 0) {
+        return false;
+    }
+    if (extent.kind == BLK_EXTENT_DATA && !extent.is_encrypted &&
+        extent.length == request->length && extent.file != NULL &&
+        extent.file->ops->plain_fd != NULL) {
+        fd = extent.file->ops->plain_fd(extent.file, extent.host_offset, request->iov,
+                                        request->iovcnt);
+    }
+    if (fd < 0 || !ring_read(queue->ring, fd, extent.host_offset, request, layer, extent.hold)) {
+        chain_unhold(layer, extent.hold);
+        return false;
+    }
+    return true;
+}
+
+/* True: carried out. False: it is with the kernel or the workers. */
 static bool start(struct blk_queue *queue, struct blk_request *request)
 {
     struct blk *blk = queue->blk;
@@ -86,13 +148,11 @@ static bool start(struct blk_queue *queue, struct blk_request *request)
         if (!waits) {
             return true;
         }
+        if (start_read(queue, request)) {
+            return false;
+        }
     }
-    if (waits && workers_give(queue->workers, request)) {
-        return false;
-    }
-    request->result = blk_run(blk, request->op, request->flags, request->offset, request->length,
-                              request->iov, request->iovcnt);
-    return true;
+    return !(waits && workers_give(queue->workers, request)) && run(queue, request);
 }
 
 static void finish(struct blk_queue *queue, struct blk_request *request)
@@ -101,9 +161,54 @@ static void finish(struct blk_queue *queue, struct blk_request *request)
     request->done(request, request->result);
 }
 
-unsigned blk_queue_complete(struct blk_queue *queue)
+/* Returns how many completed. One that the kernel did not carry out to its end begins anew: at the end of
+ * a file, or where an error wants to be seen by who knows what to make of it. */
+static unsigned collect_reads(struct blk_queue *queue)
+{
+    struct ring_ended ended;
+    unsigned completed = 0;
+
+    while (ring_take_back(queue->ring, &ended)) {
+        struct blk_request *request = ended.request;
+
+        chain_unhold(ended.layer, ended.hold);
+        if (ended.result >= 0 && (uint64_t)ended.result == request->length) {
+            request->result = 0;
+        } else if (workers_give(queue->workers, request)) {
+            continue;
+        } else {
+            run(queue, request);
+        }
+        finish(queue, request);
+        completed++;
+    }
+    return completed;
+}
+
+static unsigned collect(struct blk_queue *queue)
 {
     struct blk_request *request, *next;
+    unsigned completed = 0;
+
+    if (queue->workers == NULL) {
+        return 0;
+    }
+    if (queue->ring != NULL && ring_count(queue->ring) > 0) {
+        ring_start(queue->ring);
+        workers_lower_event(queue->workers); /* before the looks at what it announces */
+        completed += collect_reads(queue);
+    }
+    request = workers_take_back(queue->workers);
+    for (; request != NULL; request = next, completed++) {
+        next = request->next; /* done() may submit it again */
+        finish(queue, request);
+    }
+    return completed;
+}
+
+unsigned blk_queue_complete(struct blk_queue *queue)
+{
+    struct blk_request *request;
     unsigned completed = 0;
 
     do {
@@ -117,11 +222,7 @@ unsigned blk_queue_complete(struct blk_queue *queue)
                 completed++;
             }
         }
-        request = queue->workers != NULL ? workers_take_back(queue->workers) : NULL;
-        for (; request != NULL; request = next, completed++) {
-            next = request->next; /* done() may submit it again */
-            finish(queue, request);
-        }
+        completed += collect(queue);
     } while (queue->first != NULL);
     return completed;
 }

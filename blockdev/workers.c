@@ -3,7 +3,8 @@
  *
  * One lock guards two lists, of what is to be done and of what was. No wake-up is lost: a worker looks at
  * the first list under the lock before it sleeps. The event is raised, once, when the second list stops
- * being empty, and lowered by whoever empties it, both under the lock.
+ * being empty, and lowered by whoever empties it, both under the lock. (Who lowers it without looking, for
+ * the ring that shares it, looks afterwards.)
  */
 #include "workers.h"
 
@@ -169,16 +170,22 @@ bool workers_give(struct workers *w, struct blk_request *request)
     return given;
 }
 
+void workers_lower_event(struct workers *w)
+{
+    uint64_t raised;
+
+    (void)!read(w->event, &raised, sizeof(raised));
+}
+
 struct blk_request *workers_take_back(struct workers *w)
 {
     struct blk_request *first;
-    uint64_t raised;
 
     pthread_mutex_lock(&w->lock);
     first = w->done.first;
     if (first != NULL) {
         clear(&w->done);
-        (void)!read(w->event, &raised, sizeof(raised));
+        workers_lower_event(w);
     }
     pthread_mutex_unlock(&w->lock);
     return first;

@@ -133,7 +133,7 @@ void virtio_blk_get_counters(const struct virtio_device *dev, struct virtio_blk_
 {
     const struct blk_device *device = (const struct blk_device *)dev;
 
-    *counters = (struct virtio_blk_counters){0};
+    *counters = (struct virtio_blk_counters){.engine = blk_queue_engine(device->queues[0].engine)};
     for (unsigned i = 0; i < device->queue_count; i++) {
         for (unsigned k = 0; k < VIRTIO_BLK_KINDS; k++) {
             counters->kinds[k].requests += load(&device->queues[i].counters[k].requests);

@@ -27,6 +27,9 @@ enum disk_ephemeral { DISK_EPHEMERAL_OFF, DISK_EPHEMERAL_FILE, DISK_EPHEMERAL_RA
 
 enum disk_cache { DISK_CACHE_WRITEBACK, DISK_CACHE_DIRECT, DISK_CACHE_UNSAFE };
 
+/* What carries out reads that wait for storage. */
+enum disk_aio { DISK_AIO_AUTO, DISK_AIO_IO_URING, DISK_AIO_THREADS };
+
 /* 0 a second: no limit; a burst of 0: what a tenth of a second brings. */
 struct disk_rate {
     uint64_t per_second, burst;
@@ -42,6 +45,7 @@ struct disk_config {
     uint64_t metadata_cache; /* bytes; 0: the engine's default */
     unsigned queues;         /* 0: one for each vCPU, at most 8 */
     enum disk_cache cache;
+    enum disk_aio aio;
     enum disk_ephemeral ephemeral;
     struct disk_rate requests, bytes;
     enum disk_on_error rerror, werror; /* of reads; of all else */

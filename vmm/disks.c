@@ -89,6 +89,19 @@ static enum blk_cache blk_cache(enum disk_cache cache)
     return BLK_CACHE_WRITEBACK;
 }
 
+static enum blk_aio blk_aio(enum disk_aio aio)
+{
+    switch (aio) {
+    case DISK_AIO_IO_URING:
+        return BLK_AIO_IO_URING;
+    case DISK_AIO_THREADS:
+        return BLK_AIO_THREADS;
+    case DISK_AIO_AUTO:
+        break;
+    }
+    return BLK_AIO_AUTO;
+}
+
 static enum blk_ephemeral blk_ephemeral(enum disk_ephemeral ephemeral)
 {
     switch (ephemeral) {
@@ -143,6 +156,7 @@ int disks_open(const struct vm_config *config, struct halt *halt, struct disks *
             .keys = &key,
             .key_count = key.bytes != NULL,
             .cache = blk_cache(disk->cache),
+            .aio = blk_aio(disk->aio),
             .ephemeral = blk_ephemeral(disk->ephemeral),
             .tmpdir = config->tmpdir,
             .backing_root = config->backing_root,

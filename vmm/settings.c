@@ -84,14 +84,15 @@ static int find_word(const char *value, const char *const *words, struct err *er
 /* ---- disks ---- */
 
 static const char *const disk_keys[] = {
-    "path",      "format",         "readonly",   "serial", "queues",    "discard",
-    "cache",     "metadata-cache", "rerror",     "werror", "key-file",  "key-fd",
-    "ephemeral", "iops",           "iops-burst", "bps",    "bps-burst", NULL};
+    "path",  "format",         "readonly", "serial",    "queues",   "discard", "aio",
+    "cache", "metadata-cache", "rerror",   "werror",    "key-file", "key-fd",  "ephemeral",
+    "iops",  "iops-burst",     "bps",      "bps-burst", NULL};
 /* Of a disk, in requests or bytes a second. */
 #define RATE_MAX UINT64_C(1000000000000)
 
 static const char *const disk_formats[] = {"qcow2", "raw", NULL};
 static const char *const disk_caches[] = {"writeback", "direct", "unsafe", NULL}; /* disk_cache */
+static const char *const disk_aios[] = {"auto", "io_uring", "threads", NULL};     /* disk_aio */
 static const char *const disk_ephemerals[] = {"off", "on", "ram", NULL}; /* disk_ephemeral */
 
 /* disk_on_error */
@@ -169,7 +170,7 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
 {
     const char *path = optstr_get(opts, "path");
     const char *serial = optstr_get(opts, "serial");
-    int format = -1, cache = DISK_CACHE_WRITEBACK, rc;
+    int format = -1, cache = DISK_CACHE_WRITEBACK, aio = DISK_AIO_AUTO, rc;
     int rerror = DISK_ERROR_REPORT, werror = DISK_ERROR_REPORT, ephemeral = DISK_EPHEMERAL_OFF;
     uint64_t queues = 0;
 
@@ -179,6 +180,7 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
         return err_set(err, -EINVAL, "serial=%s: longer than %d bytes", serial, SERIAL_MAX);
     if ((rc = disk_word(opts, "format", disk_formats, &format, err)) < 0 ||
         (rc = disk_word(opts, "cache", disk_caches, &cache, err)) < 0 ||
+        (rc = disk_word(opts, "aio", disk_aios, &aio, err)) < 0 ||
         (rc = disk_word(opts, "ephemeral", disk_ephemerals, &ephemeral, err)) < 0 ||
         (rc = disk_word(opts, "rerror", disk_rerrors, &rerror, err)) < 0 ||
         (rc = disk_word(opts, "werror", disk_werrors, &werror, err)) < 0 ||
@@ -197,6 +199,7 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
     }
     disk->queues = (unsigned)queues;
     disk->cache = (enum disk_cache)cache;
+    disk->aio = (enum disk_aio)aio;
     disk->ephemeral = (enum disk_ephemeral)ephemeral;
     disk->rerror = (enum disk_on_error)rerror;
     disk->werror = (enum disk_on_error)werror;
@@ -388,6 +391,7 @@ const struct setting settings[SETTINGS_COUNT] = {
      "  format=qcow2|raw  readonly=on|off  serial=TEXT\n"
      "  queues=N  discard=on|off  metadata-cache=SIZE\n"
      "  cache=writeback|direct|unsafe\n"
+     "  aio=auto|io_uring|threads\n"
      "  ephemeral=off|on|ram (nothing is kept)\n"
      "  iops=N  iops-burst=N  bps=SIZE  bps-burst=SIZE\n"
      "  rerror=report|stop  werror=report|enospc|stop\n"

@@ -67,6 +67,7 @@ static json_t *disk_to_json(const struct disk_stats *stats)
     set_number(disk, "allocations", stats->allocations);
     set_number(disk, "table-hits", stats->table_hits);
     set_number(disk, "table-reads", stats->table_reads);
+    (void)json_object_set_new(disk, "aio", json_string(stats->io.engine));
     return disk;
 }
 

@@ -41,6 +41,13 @@ enum blk_cache {
     BLK_CACHE_UNSAFE,    /* a flush orders nothing and waits for nothing: for throwaway data only */
 };
 
+/* What carries out requests that wait for storage. */
+enum blk_aio {
+    BLK_AIO_AUTO,     /* io_uring for reads where the kernel has one to give, and threads */
+    BLK_AIO_IO_URING, /* the same, or blk_queue_create() fails */
+    BLK_AIO_THREADS,
+};
+
 /* A throwaway overlay: the image and its chain are opened read-only, and what is written lies in a file
  * without a name that ends with the process, however that ends. */
 enum blk_ephemeral {
@@ -72,6 +79,7 @@ struct blk_open_options {
     uint32_t max_key_iterations; /* more in an image are refused; 0: the default, about a minute */
     bool metadata_only; /* guest data is left alone: needs no key; reads and writes are -ENOKEY */
     enum blk_cache cache;
+    enum blk_aio aio;
     enum blk_ephemeral ephemeral; /* not OFF: `writable` is ignored; blk_path() is the base's */
     const char *tmpdir;           /* NULL: the environment's TMPDIR, or else /var/tmp */
     /* Called by blk_open() with a line that a person should see: the image was repaired. Or NULL. */
@@ -146,6 +154,9 @@ struct blk_request {
 /* A queue context, used by one thread at a time. Destroyed only when nothing is in flight. */
 int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err);
 void blk_queue_destroy(struct blk_queue *queue);
+
+/* "io_uring" or "threads": what carries out reads that wait for storage. */
+const char *blk_queue_engine(const struct blk_queue *queue);
 
 /* Hands a request over. Never fails: every error, a range beyond the device included, arrives through
  * done(). May return before anything has happened; blk_queue_complete() makes it happen. */

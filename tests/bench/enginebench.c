@@ -2,11 +2,11 @@
  * enginebench - the engine's side of `make bench`: the same requests that `qemu-img bench` makes,
  * through one queue. Prints the seconds from the first request to the last completion.
  *
- *   enginebench [-f FORMAT] [-w] [-n] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] IMAGE
+ *   enginebench [-f FORMAT] [-w] [-n] [-t] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] IMAGE
  *   enginebench --limit [-w] ... FILE    pread or pwrite in a loop, for what the machine can do at
  * all
  *
- * -e: on a throwaway overlay over the image, in TMPDIR or in memory. -n: past the page cache. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench.
+ * -e: on a throwaway overlay over the image, in TMPDIR or in memory. -n: past the page cache. -t: without io_uring. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench.
  */
 #include "blockdev.h"
 #include "checked.h"
@@ -161,11 +161,11 @@ static int run_limit(struct bench *bench, const char *path, double *seconds)
 
 static int usage(void)
 {
-    fputs(
-        "usage: enginebench [--limit] [-f FORMAT] [-w] [-n] [-e on|ram] [-c COUNT] [-d DEPTH] [-s "
-        "SIZE] [-S STEP] "
-        "IMAGE\n",
-        stderr);
+    fputs("usage: enginebench [--limit] [-f FORMAT] [-w] [-n] [-t] [-e on|ram] [-c COUNT] [-d "
+          "DEPTH] [-s "
+          "SIZE] [-S STEP] "
+          "IMAGE\n",
+          stderr);
     return 2;
 }
 
@@ -181,9 +181,9 @@ int main(int argc, char **argv)
     int option, ret;
 
     log_init(argv[0]);
-    while ((option = getopt_long(argc, argv, "f:e:wnc:d:s:S:", long_options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "f:e:wntc:d:s:S:", long_options, NULL)) != -1) {
         value = 0;
-        if (strchr("fewnL", option) == NULL &&
+        if (strchr("fewntL", option) == NULL &&
             (option == '?' || size_parse(optarg, 'B', &value) < 0)) {
             return usage();
         }
@@ -199,6 +199,9 @@ int main(int argc, char **argv)
             break;
         case 'n':
             options.cache = BLK_CACHE_DIRECT;
+            break;
+        case 't':
+            options.aio = BLK_AIO_THREADS;
             break;
         case 'c':
             bench.count = value;

@@ -200,6 +200,7 @@ int chain_open(struct chain *chain, struct rng *rng, struct blk **out, struct er
         .writable = true,
         .discard = !layout->discard_off && !rng_one_in(rng, 4),
         .cache = layout->cache,
+        .aio = rng_one_in(rng, 2) ? BLK_AIO_AUTO : BLK_AIO_THREADS,
         .ephemeral = layer->ephemeral,
         .tmpdir = chain->dir,
         .metadata_cache = layout->metadata_cache,

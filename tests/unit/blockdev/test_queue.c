@@ -1,12 +1,14 @@
 /*
- * A queue's thread does not wait: what would is carried out by the queue's workers, and comes back through
- * the queue's descriptor.
+ * A queue's thread does not wait: what would is carried out by the kernel or by the queue's workers, and comes
+ * back through the queue's descriptor.
  */
 #include "trace.h"
 
 #include <poll.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 
-enum { CLUSTER = 65536, MANY = 200 };
+enum { CLUSTER = 65536, MANY = 200, FEW = 60 };
 
 /* A file whose data is never in memory, and a gate in front of it: I/O of a kind to an offset waits there. */
 struct slow_file {
@@ -14,6 +16,8 @@ struct slow_file {
     struct file_ops ops;
     enum trace_kind kind;
     uint64_t offset;
+    int plain_fd;             /* what the kernel may read from, or -1 */
+    atomic_uint reads;        /* of data, by the workers */
     bool is_closed, is_there; /* the gate; somebody waits in it */
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -28,11 +32,20 @@ static int would_wait(struct file *file, uint64_t offset, const struct iovec *io
     return -EAGAIN;
 }
 
+static int plain_fd(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    (void)offset;
+    (void)iov;
+    (void)count;
+    return ((struct slow_file *)(void *)file)->plain_fd;
+}
+
 static void pass_gate(struct trace *trace, enum trace_kind kind, uint64_t offset, uint64_t length)
 {
     struct slow_file *slow = trace->opaque;
 
-    (void)length;
+    if (kind == TRACE_READ && length == 512)
+        atomic_fetch_add(&slow->reads, 1);
     pthread_mutex_lock(&slow->lock);
     while (slow->is_closed && kind == slow->kind && offset == slow->offset) {
         slow->is_there = true;
@@ -79,9 +92,12 @@ static struct blk *open_slow(struct slow_file *slow)
     shell("qemu-img create -q -f qcow2 a.qcow2 64M");
     shell("qemu-io -c 'write -q -P 1 0 64k' -c 'write -q -P 2 1M 64k' -c 'write -q -P 3 2M 16M' "
           "a.qcow2");
-    *slow = (struct slow_file){
-        .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .ops = trace_ops};
+    *slow = (struct slow_file){.lock = PTHREAD_MUTEX_INITIALIZER,
+                               .changed = PTHREAD_COND_INITIALIZER,
+                               .ops = trace_ops,
+                               .plain_fd = -1};
     slow->ops.try_preadv = would_wait;
+    slow->ops.plain_fd = plain_fd;
     assert_int_equal(file_open_posix("a.qcow2", &file_options, &t->below, NULL), 0);
     pthread_mutex_init(&t->lock, NULL);
     t->before = pass_gate;
@@ -212,6 +228,95 @@ static void many_requests_all_come_back(void **state)
     finish(&slow, blk, queue);
 }
 
+static void read_few(struct blk_queue *queue, struct asked *asked)
+{
+    for (unsigned i = 0; i < FEW; i++)
+        ask(queue, &asked[i], BLK_READ, (2 << 20) + i * CLUSTER);
+    while (blk_queue_in_flight(queue) > 0)
+        complete_one(queue);
+    for (unsigned i = 0; i < FEW; i++) {
+        assert_int_equal(asked[i].result, 0);
+        assert_int_equal(asked[i].bytes[0], 3);
+        assert_int_equal(asked[i].bytes[511], 3);
+    }
+}
+
+/* Through io_uring, if this host has it to give. `works`: with what the image lies in, or a file that is
+ * empty, as if all were cut short. Returns how many reads the workers made. */
+static unsigned reads_of_workers(bool works)
+{
+    static struct asked asked[FEW];
+    struct slow_file slow;
+    struct blk *blk = open_slow(&slow);
+    struct blk_queue *queue;
+    bool has_ring;
+    unsigned reads;
+
+    assert_bytes(blk, 2 << 20, CLUSTER, 3); /* its tables are in memory from now on */
+    assert_int_equal(blk_queue_create(blk, &queue, NULL), 0);
+    has_ring = strcmp(blk_queue_engine(queue), "io_uring") == 0;
+    slow.plain_fd = works ? slow.trace.below->fd : memfd_create("empty", MFD_CLOEXEC);
+    atomic_store(&slow.reads, 0);
+    read_few(queue, asked);
+    reads = atomic_load(&slow.reads);
+    if (!works)
+        close(slow.plain_fd);
+    finish(&slow, blk, queue);
+    if (!has_ring)
+        skip();
+    return reads;
+}
+
+static void simple_reads_are_the_kernels(void **state)
+{
+    (void)state;
+    assert_int_equal(reads_of_workers(true), 0);
+}
+
+static void reads_that_are_cut_short_begin_anew(void **state)
+{
+    (void)state;
+    assert_int_equal(reads_of_workers(false), FEW);
+}
+
+/* More than the ring holds, past the page cache, some to memory that is not aligned. */
+static void reads_past_the_page_cache_are_right(void **state)
+{
+    const struct blk_open_options options = {
+        .path = "a.qcow2", .format = "qcow2", .writable = true, .cache = BLK_CACHE_DIRECT};
+    static uint8_t memory[(MANY + 1) * 8192];
+    static struct asked asked[MANY];
+    struct blk_queue *queue;
+    struct blk *blk;
+    uint8_t *start = memory + (4096 - (uintptr_t)memory % 4096);
+    struct err err = {""};
+
+    (void)state;
+    shell("qemu-img create -q -f qcow2 a.qcow2 64M");
+    shell("qemu-io -c 'write -q -P 3 2M 16M' a.qcow2");
+    if (blk_open(&options, &blk, &err) != 0) {
+        print_message("# %s\n", err.text);
+        skip();
+    }
+    assert_int_equal(blk_queue_create(blk, &queue, NULL), 0);
+    for (unsigned i = 0; i < MANY; i++) {
+        ask(queue, &asked[i], BLK_READ, (2 << 20) + i * CLUSTER + i % 3 * 4096);
+        asked[i].iov = (struct iovec){start + i * 8192 + (i % 5 == 0), 4096};
+        asked[i].request.length = 4096;
+    }
+    while (blk_queue_in_flight(queue) > 0)
+        complete_one(queue);
+    for (unsigned i = 0; i < MANY; i++) {
+        const uint8_t *bytes = asked[i].iov.iov_base;
+
+        assert_int_equal(asked[i].result, 0);
+        assert_int_equal(bytes[0], 3);
+        assert_memory_equal(bytes, bytes + 1, 4095);
+    }
+    blk_queue_destroy(queue);
+    assert_int_equal(blk_close(blk, NULL), 0);
+}
+
 /* What fails at the workers' is told like everything else. */
 static void a_worker_reports_what_fails(void **state)
 {
@@ -242,6 +347,9 @@ int main(void)
         cmocka_unit_test(a_flush_that_waits_holds_nobody_up),
         cmocka_unit_test(many_requests_all_come_back),
         cmocka_unit_test(a_worker_reports_what_fails),
+        cmocka_unit_test(simple_reads_are_the_kernels),
+        cmocka_unit_test(reads_that_are_cut_short_begin_anew),
+        cmocka_unit_test(reads_past_the_page_cache_are_right),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);

@@ -44,7 +44,7 @@ static void parse(struct parsed *parsed, char **arguments)
 /* Parses the words, which hold no spaces of their own. */
 static void parse_words(struct parsed *parsed, const char *words)
 {
-    char copy[512];
+    char copy[1024];
     char *arguments[MAX_ARGUMENTS + 1] = {NULL};
     unsigned count = 0;
 
@@ -92,15 +92,16 @@ static void everything_set(void **state)
     struct parsed p;
 
     (void)state;
-    parse_words(&p, "--kernel=k --initrd i --append root=/dev/vda,,x --memory 64M --cpus 64"
-                    " --hugepages --console file:a,b --console-escape off --timeout 77"
-                    " --on-reboot restart --log-level debug --quiet --backing-root /srv"
-                    " --debug-exit --sandbox off"
-                    " --disk a,,b.img,format=raw,readonly=on,serial=S1,queues=3,discard=off,"
-                    "cache=direct,rerror=stop,werror=enospc --disk path=c=d,cache=unsafe "
-                    "--disk x.qcow2,readonly --tmpdir /scratch --stats /s.json --disk "
-                    "y,ephemeral=ram,iops=500,iops-burst=9,bps=8M "
-                    "--disk z.qcow2,ephemeral=on");
+    parse_words(&p,
+                "--kernel=k --initrd i --append root=/dev/vda,,x --memory 64M --cpus 64"
+                " --hugepages --console file:a,b --console-escape off --timeout 77"
+                " --on-reboot restart --log-level debug --quiet --backing-root /srv"
+                " --debug-exit --sandbox off"
+                " --disk a,,b.img,format=raw,readonly=on,serial=S1,queues=3,discard=off,"
+                "cache=direct,aio=threads,rerror=stop,werror=enospc --disk path=c=d,cache=unsafe "
+                "--disk x.qcow2,readonly --tmpdir /scratch --stats /s.json --disk "
+                "y,ephemeral=ram,iops=500,iops-burst=9,bps=8M "
+                "--disk z.qcow2,ephemeral=on");
     assert_int_equal(p.rc, 0);
     assert_string_equal(p.config.initrd, "i");
     assert_string_equal(p.config.append, "root=/dev/vda,,x"); /* no list: nothing is doubled */
@@ -131,6 +132,8 @@ static void everything_set(void **state)
     assert_false(p.config.disks[0].discard);
     assert_int_equal(p.config.disks[0].queues, 3);
     assert_int_equal(p.config.disks[0].cache, DISK_CACHE_DIRECT);
+    assert_int_equal(p.config.disks[0].aio, DISK_AIO_THREADS);
+    assert_int_equal(p.config.disks[1].aio, DISK_AIO_AUTO);
     assert_int_equal(p.config.disks[0].rerror, DISK_ERROR_STOP);
     assert_int_equal(p.config.disks[0].werror, DISK_ERROR_ENOSPC);
     assert_int_equal(p.config.disks[1].rerror, DISK_ERROR_REPORT);
@@ -248,6 +251,7 @@ static void refused_options(void **state)
         {"--disk a,ephemeral=on,readonly=on", "exclude each other"},
         {"--disk a,ephemeral=on,key-file=/proc/self/cmdline", "ephemeral=ram"},
         {"--disk a,cache=none", "'writeback', 'direct' or 'unsafe'"},
+        {"--disk a,aio=native", "'auto', 'io_uring' or 'threads'"},
         {"--disk a,key-file=/missing/key", "/missing/key"},
         {"--disk a,key-fd=x", "key-fd"},
         {"--disk a,key-file=k,key-fd=3", "exclude each other"},

@@ -1,9 +1,11 @@
 /* The sandbox: what a machine needs goes on, what it does not need ends the process with SIGSYS. */
 #include "blockdev.h"
+#include "checked.h"
 #include "sandbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -232,12 +234,89 @@ static void encryption_needs_no_further_calls(void **state)
     (void)blk_close(encrypted, NULL);
 }
 
+/* Opened before, as above, with the queue of a disk. */
+static struct blk *disk;
+static struct blk_queue *queue;
+
+static void exit_on_failure(struct blk_request *request, int result)
+{
+    if (result != 0)
+        _exit(1);
+    *(bool *)request->opaque = true;
+}
+
+/* Past the page cache everything waits: reads are the kernel's, or workers', all else is workers'. */
+static void use_a_queue(void)
+{
+    static const enum blk_op ops[] = {BLK_WRITE,        BLK_FLUSH,   BLK_READ, BLK_READ,
+                                      BLK_WRITE_ZEROES, BLK_DISCARD, BLK_FLUSH};
+    static _Alignas(4096) uint8_t bytes[4096];
+    struct iovec iov = {bytes, sizeof(bytes)};
+    struct pollfd poll_fd = {.fd = blk_queue_fd(queue), .events = POLLIN};
+
+    for (size_t i = 0; i < ARRAY_LEN(ops); i++) {
+        bool has_data = ops[i] == BLK_READ || ops[i] == BLK_WRITE, is_done = false;
+        struct blk_request request = {.op = ops[i],
+                                      .offset = 65536,
+                                      .length = ops[i] == BLK_FLUSH ? 0 : sizeof(bytes),
+                                      .iov = &iov,
+                                      .iovcnt = has_data,
+                                      .done = exit_on_failure,
+                                      .opaque = &is_done};
+
+        blk_submit(queue, &request);
+        while (blk_queue_complete(queue), !is_done)
+            (void)poll(&poll_fd, 1, -1);
+    }
+    blk_queue_destroy(queue);
+    if (blk_close(disk, NULL) != 0)
+        _exit(1);
+}
+
+static void waiting_for_a_disk_needs_no_further_calls(void **state)
+{
+    static const enum blk_aio aios[] = {BLK_AIO_AUTO, BLK_AIO_THREADS};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(aios); i++) {
+        char path[] = "/var/tmp/minivmm-sandbox.XXXXXX";
+        int fd = mkstemp(path), status;
+        struct blk_open_options options = {.path = path,
+                                           .format = "qcow2",
+                                           .writable = true,
+                                           .discard = true,
+                                           .aio = aios[i],
+                                           .cache = BLK_CACHE_DIRECT};
+        struct err err = {.text = ""};
+
+        assert_true(fd >= 0);
+        (void)close(fd);
+        assert_int_equal(
+            blk_create(
+                &(struct blk_create_options){.path = path, .format = "qcow2", .size = 1 << 20},
+                &err),
+            0);
+        if (blk_open(&options, &disk, &err) != 0) {
+            options.cache = BLK_CACHE_WRITEBACK; /* the file system has no O_DIRECT */
+            assert_int_equal(blk_open(&options, &disk, &err), 0);
+        }
+        assert_int_equal(blk_queue_create(disk, &queue, &err), 0);
+        (void)unlink(path);
+        status = in_sandbox(use_a_queue);
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != DONE)
+            fail_msg("wait status %#x", (unsigned)status);
+        blk_queue_destroy(queue);
+        (void)blk_close(disk, NULL);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_machine_needs_is_allowed),
         cmocka_unit_test(anything_else_ends_the_process),
         cmocka_unit_test(encryption_needs_no_further_calls),
+        cmocka_unit_test(waiting_for_a_disk_needs_no_further_calls),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,120 @@
+/*
+ * ring.c - an io_uring for one queue's reads.
+ *
+ * A slot for each entry of the submission queue says whose read it is; a read is submitted only with a free
+ * one, so neither queue overflows.
+ */
+#include "ring.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { ENTRIES = 64 };
+
+struct ring {
+    struct io_uring uring;
+    struct ring_ended slots[ENTRIES];
+    unsigned free[ENTRIES], free_count; /* indices of slots */
+    bool has_new;                       /* something is prepared and not submitted */
+};
+
+/* By system call: the shared library of liburing 2.3 does not export its functions for these two. */
+static int register_with(struct io_uring *uring, unsigned what, void *arg, unsigned count)
+{
+    return syscall(SYS_io_uring_register, uring->ring_fd, what, arg, count) < 0 ? -errno : 0;
+}
+
+/* Nothing but READV, from now on. */
+static int restrict_to_reads(struct io_uring *uring)
+{
+    struct io_uring_restriction only = {.opcode = IORING_RESTRICTION_SQE_OP,
+                                        .sqe_op = IORING_OP_READV};
+    int r = register_with(uring, IORING_REGISTER_RESTRICTIONS, &only, 1);
+
+    return r != 0 ? r : register_with(uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
+int ring_create(int event, struct ring **out)
+{
+    struct ring *ring = calloc(1, sizeof(*ring));
+    int r;
+
+    if (ring == NULL)
+        return -ENOMEM;
+    r = io_uring_queue_init(ENTRIES, &ring->uring, IORING_SETUP_R_DISABLED);
+    if (r != 0) {
+        free(ring);
+        return r;
+    }
+    r = io_uring_register_eventfd(&ring->uring, event);
+    if (r == 0)
+        r = restrict_to_reads(&ring->uring);
+    if (r != 0) {
+        ring_destroy(ring);
+        return r;
+    }
+    for (unsigned i = 0; i < ENTRIES; i++)
+        ring->free[i] = i;
+    ring->free_count = ENTRIES;
+    *out = ring;
+    return 0;
+}
+
+void ring_destroy(struct ring *ring)
+{
+    if (ring == NULL)
+        return;
+    io_uring_queue_exit(&ring->uring);
+    free(ring);
+}
+
+bool ring_read(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
+               struct blk *layer, int hold)
+{
+    struct io_uring_sqe *sqe;
+    struct ring_ended *slot;
+
+    if (ring->free_count == 0)
+        return false;
+    sqe = io_uring_get_sqe(&ring->uring);
+    if (sqe == NULL)
+        return false;
+    slot = &ring->slots[ring->free[--ring->free_count]];
+    *slot = (struct ring_ended){.request = request, .layer = layer, .hold = hold};
+    io_uring_prep_readv(sqe, fd, request->iov, (unsigned)request->iovcnt, offset);
+    io_uring_sqe_set_data(sqe, slot);
+    ring->has_new = true;
+    return true;
+}
+
+void ring_start(struct ring *ring)
+{
+    if (!ring->has_new)
+        return;
+    /* What is not taken now (-EAGAIN, -EBUSY) is with the next call. */
+    (void)io_uring_submit(&ring->uring);
+    ring->has_new = io_uring_sq_ready(&ring->uring) > 0;
+}
+
+unsigned ring_count(const struct ring *ring)
+{
+    return ENTRIES - ring->free_count;
+}
+
+bool ring_take_back(struct ring *ring, struct ring_ended *ended)
+{
+    struct io_uring_cqe *cqe;
+    struct ring_ended *slot;
+
+    if (io_uring_peek_cqe(&ring->uring, &cqe) != 0)
+        return false;
+    slot = io_uring_cqe_get_data(cqe);
+    *ended = *slot;
+    ended->result = cqe->res;
+    io_uring_cqe_seen(&ring->uring, cqe);
+    ring->free[ring->free_count++] = (unsigned)(slot - ring->slots);
+    return true;
+}

@@ -1,0 +1,41 @@
+/*
+ * ring.h - reads of one queue that are under way in the kernel, through an io_uring of its own.
+ *
+ * The ring can do nothing but read (IORING_REGISTER_RESTRICTIONS): what the process may not do by system
+ * call it may not do by ring.
+ *
+ * By the queue's thread alone.
+ */
+#ifndef BLOCKDEV_RING_H
+#define BLOCKDEV_RING_H
+
+#include "blockdev.h"
+
+#include <stdbool.h>
+
+struct ring;
+
+/* `event` is an eventfd, which is raised when a read has ended; it outlives the ring. Returns 0 or what the
+ * kernel says: -EPERM, -ENOSYS and others where it has none to give. */
+int ring_create(int event, struct ring **out);
+/* Nothing may be under way. NULL is fine. */
+void ring_destroy(struct ring *ring);
+
+/* Begins a read of the request's vector at `offset` of `fd`, once ring_start() is called. `layer` and
+ * `hold` are the caller's, to be had back. False: too many are under way. */
+bool ring_read(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
+               struct blk *layer, int hold);
+void ring_start(struct ring *ring);
+/* How many are under way. */
+unsigned ring_count(const struct ring *ring);
+
+struct ring_ended {
+    struct blk_request *request;
+    struct blk *layer;
+    int hold;
+    int result; /* bytes, or a negative errno value */
+};
+/* Takes one back that has ended; false: none has. */
+bool ring_take_back(struct ring *ring, struct ring_ended *ended);
+
+#endif
