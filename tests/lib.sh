@@ -51,6 +51,15 @@ $output"
     fi
 }
 
+# In so many KiB of address space, COMMAND; sanitizers need terabytes of it for themselves.
+in_memory() {
+    if grep -qE '__(asan|tsan)_init' "$IMG"; then
+        "${@:2}"
+    else
+        (ulimit -v "$1" && "${@:2}")
+    fi
+}
+
 refuse() {
     local name=$1 output status lines
     shift

@@ -41,10 +41,7 @@ layer = open("d0002", "rb").read()
 for i in range(3, 4099):
     open("d%04d" % i, "wb").write(layer.replace(b"d0001", b"d%04d" % (i - 1), 1))
 PYTHON
-little_memory() {
-    (ulimit -v 600000 && "$@")
-}
-check "4096 layers below the top can be read" little_memory "$IMG" convert -O raw d4097 flat3
+check "4096 layers below the top can be read" in_memory 600000 "$IMG" convert -O raw d4097 flat3
 refuse "4097 are too many" "$IMG" convert -O raw d4098 flat3
 refuse "a loop is found" "$IMG" convert -O raw l1000 flat2
 finish

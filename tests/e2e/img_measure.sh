@@ -92,5 +92,5 @@ done
 
 qemu-img create -q -f qcow2 "$m/huge" 8T
 qemu-io -c 'write -P 3 7T 64k' "$m/huge" >"$work/log"
-check "8 TB in 64 MiB" bash -c "ulimit -v 65536; '$IMG' measure -O qcow2 '$m/huge'"
+check "8 TB in 64 MiB" in_memory 65536 "$IMG" measure -O qcow2 "$m/huge"
 finish
