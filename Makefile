@@ -29,7 +29,8 @@ BASE_SRC     := $(wildcard base/*.c)
 BLOCKDEV_SRC := $(wildcard blockdev/*.c blockdev/crypto/*.c blockdev/qcow2/*.c)
 VIRTIO_SRC   := $(wildcard virtio/*.c)
 VMM_SRC      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
-IMG_SRC      := $(filter-out img/main.c,$(wildcard img/*.c))
+IO_SRC       := $(wildcard img/io_*.c)
+IMG_SRC      := $(filter-out img/main.c $(IO_SRC),$(wildcard img/*.c))
 
 # `make V=1` shows whole command lines.
 V ?= 0
@@ -81,12 +82,15 @@ LIB_VIRTIO   := $(BUILD)/libvirtio.a $(LIB_BLOCKDEV)
 LIB_VMM      := $(BUILD)/libvmm.a $(LIB_VIRTIO)
 LIB_IMG      := $(BUILD)/libimg.a $(LIB_BLOCKDEV)
 
-all: $(BUILD)/minivmm $(BUILD)/minivmm-img
+all: $(BUILD)/minivmm $(BUILD)/minivmm-img $(BUILD)/minivmm-io
 
 $(BUILD)/minivmm: $(BUILD)/vmm/main.o $(LIB_VMM)
 	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 $(BUILD)/minivmm-img: $(BUILD)/img/main.o $(LIB_IMG)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+$(BUILD)/minivmm-io: $(call obj,$(IO_SRC)) $(LIB_IMG)
 	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
 # ---- unit tests: tests/unit/LAYER/test_X.c, each a cmocka program linked with its layer alone ----

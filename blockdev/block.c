@@ -140,6 +140,25 @@ int blk_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum blk_
     return blk->format->preallocate(blk, offset, length, mode, err);
 }
 
+int blk_vm_state_pread(struct blk *blk, uint64_t offset, void *buf, size_t length)
+{
+    struct iovec iov = {.iov_base = buf, .iov_len = length};
+
+    return blk->format->vm_state == NULL
+               ? -ENOTSUP
+               : blk->format->vm_state(blk, false, offset, &iov, 1, length);
+}
+
+int blk_vm_state_pwrite(struct blk *blk, uint64_t offset, const void *buf, size_t length)
+{
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = length};
+
+    if (blk->format->vm_state == NULL) {
+        return -ENOTSUP;
+    }
+    return blk->writable ? blk->format->vm_state(blk, true, offset, &iov, 1, length) : -EROFS;
+}
+
 int blk_set_backing(struct blk *blk, const char *name, const char *format, struct err *err)
 {
     int r = require_writable(blk, "change", err);

@@ -103,6 +103,9 @@ struct blk_format {
     /* `mode` is not BLK_PREALLOC_OFF; the range reads as zeros. */
     int (*preallocate)(struct blk *blk, uint64_t offset, uint64_t length, enum blk_prealloc mode,
                        struct err *err);
+    /* As blk_vm_state_pread() and _pwrite(); NULL where the format has none. */
+    int (*vm_state)(struct blk *blk, bool is_write, uint64_t offset, const struct iovec *iov,
+                    int count, uint64_t length);
     void (*info)(struct blk *blk, struct blk_info *info);
     /* Adds this layer's; NULL where the format counts nothing. */
     void (*count)(struct blk *blk, struct blk_counters *counters);

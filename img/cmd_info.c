@@ -5,6 +5,7 @@
  * a name in a hostile image must not make this command open it.
  */
 #include "img.h"
+#include "info.h"
 #include "json.h"
 #include "log.h"
 #include "size.h"
@@ -162,6 +163,26 @@ static json_t *encryption_to_json(const struct blk_encryption *e)
     return object;
 }
 
+void info_print_specific(struct blk *blk, const struct blk_info *info)
+{
+    if (info->compat == 0)
+        return;
+    printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
+           compat_text(info->compat), info->compression_type);
+    if (info->compat >= 3)
+        printf("    lazy refcounts: %s\n", yes_no(info->lazy_refcounts));
+    print_bitmaps(blk);
+    printf("    refcount bits: %u\n", info->refcount_bits);
+    print_encryption(blk);
+    if (info->data_name != NULL)
+        printf("    data file: %s\n", info->data_name);
+    if (info->has_data_file)
+        printf("    data file raw: %s\n", yes_no(info->data_file_raw));
+    if (info->compat >= 3)
+        printf("    corrupt: %s\n    extended l2: %s\n", yes_no(info->is_corrupt),
+               yes_no(info->extended_l2));
+}
+
 static void print_human(struct blk *blk, const struct blk_info *info)
 {
     char virtual_size[SIZE_TEXT_MAX], disk_size[SIZE_TEXT_MAX];
@@ -186,22 +207,7 @@ static void print_human(struct blk *blk, const struct blk_info *info)
             printf("backing file format: %s\n", info->backing_format);
     }
     (void)snapshot_list_print(blk, NULL);
-    if (info->compat == 0)
-        return;
-    printf("Format specific information:\n    compat: %s\n    compression type: %s\n",
-           compat_text(info->compat), info->compression_type);
-    if (info->compat >= 3)
-        printf("    lazy refcounts: %s\n", yes_no(info->lazy_refcounts));
-    print_bitmaps(blk);
-    printf("    refcount bits: %u\n", info->refcount_bits);
-    print_encryption(blk);
-    if (info->data_name != NULL)
-        printf("    data file: %s\n", info->data_name);
-    if (info->has_data_file)
-        printf("    data file raw: %s\n", yes_no(info->data_file_raw));
-    if (info->compat >= 3)
-        printf("    corrupt: %s\n    extended l2: %s\n", yes_no(info->is_corrupt),
-               yes_no(info->extended_l2));
+    info_print_specific(blk, info);
 }
 
 static json_t *qcow2_to_json(struct blk *blk, const struct blk_info *info)

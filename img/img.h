@@ -86,6 +86,8 @@ void img_explain(struct blk *blk, int code, struct err *problem);
  * command line are tried where options->keys has none (keys.h). NULL after the
  * message "Could not open 'PATH': REASON". */
 struct blk *img_open(const struct blk_open_options *options);
+/* The same without the message: *err is the REASON. */
+struct blk *img_try_open(const struct blk_open_options *options, struct err *err);
 /* blk_close(); an error is printed and makes *status 1 (NULL: ignored). NULL is allowed. */
 void img_close(struct blk *blk, int *status);
 

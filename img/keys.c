@@ -283,11 +283,13 @@ static bool read_image(struct named_image *image, const char *name)
 
 const char *keys_image_path(const char *name, bool is_target)
 {
-    struct named_image *images;
+    return (is_target ? keys.target_image_opts : keys.image_opts) ? keys_named_image(name) : name;
+}
 
-    if (is_target ? !keys.target_image_opts : !keys.image_opts)
-        return name;
-    images = realloc(keys.images, (keys.image_count + 1) * sizeof(*images));
+const char *keys_named_image(const char *name)
+{
+    struct named_image *images = realloc(keys.images, (keys.image_count + 1) * sizeof(*images));
+
     if (images == NULL) {
         log_error("out of memory");
         return NULL;

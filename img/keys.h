@@ -25,6 +25,8 @@ void keys_free(void);
 /* The path in the name of an image; what else it says is kept for keys_apply(). `is_target`: it is
  * convert's target. NULL after a message. Lives until keys_free(). */
 const char *keys_image_path(const char *name, bool is_target);
+/* The same for a name that is options whatever the command line says. */
+const char *keys_named_image(const char *name);
 
 /* Sets the keys of the image that was named as `path`, and its format where none is set, as seen from
  * the layer at `depth` below it. */

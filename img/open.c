@@ -29,26 +29,23 @@ void img_explain(struct blk *blk, int code, struct err *problem)
         (void)err_set(problem, code, "%s", strerror(-code));
 }
 
-struct blk *img_open(const struct blk_open_options *options)
+struct blk *img_try_open(const struct blk_open_options *options, struct err *err)
 {
     struct blk_open_options o = *options;
     struct blk_info info;
     struct blk *blk;
-    struct err err;
 
     if (o.keys == NULL)
         keys_apply(&o, o.path, 0);
     if (o.format != NULL && !img_known_format(o.format)) {
-        log_error("Could not open '%s': Unknown driver '%s'", o.path, o.format);
+        (void)err_set(err, -EINVAL, "Unknown driver '%s'", o.format);
         return NULL;
     }
     o.trust_probe = true;
     o.backing_root = backing_root;
     o.warn = warn;
-    if (blk_open(&o, &blk, &err) < 0) {
-        log_error("Could not open '%s': %s", o.path, err.text);
+    if (blk_open(&o, &blk, err) < 0)
         return NULL;
-    }
     if (blk_get_info(blk, &info, NULL) == 0 && info.bitmaps_outdated) {
         log_warn("a program lacking bitmap support modified this file, so all bitmaps are now "
                  "considered inconsistent");
@@ -56,6 +53,16 @@ struct blk *img_open(const struct blk_open_options *options)
                 "Some clusters may be leaked, run '%s check -r' on the image file to fix.\n",
                 log_program_name());
     }
+    return blk;
+}
+
+struct blk *img_open(const struct blk_open_options *options)
+{
+    struct err err;
+    struct blk *blk = img_try_open(options, &err);
+
+    if (blk == NULL)
+        log_error("Could not open '%s': %s", options->path, err.text);
     return blk;
 }
 

@@ -8,7 +8,7 @@ MAN1     = $(wildcard docs/man/*.1)
 BINARIES = $(BUILD)/minivmm $(BUILD)/minivmm-img
 
 ##> Building
-##  make                 builds build/minivmm and build/minivmm-img
+##  make                 builds build/minivmm, build/minivmm-img and, for tests, build/minivmm-io
 ##  make deps            installs the Debian packages of packages.txt that are missing (as root)
 ##  make install         installs below PREFIX (/usr/local), staged into DESTDIR
 ##  make uninstall       removes what install put there

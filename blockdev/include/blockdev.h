@@ -11,8 +11,8 @@
  * -EAGAIN: another process holds a conflicting lock. -ENOKEY: the image is encrypted and no key was
  * given; -EKEYREJECTED: the key is not the image's. -EIO: the image is corrupt, or a device failed.
  *
- * Threads: blk_open, blk_close, blk_set_*, blk_resize, blk_check, blk_make_empty, blk_bitmap_* and
- * blk_snapshot_* need the image to themselves (no request in flight). Requests come through queue contexts: one thread a queue at a
+ * Threads: blk_open, blk_close, blk_set_*, blk_resize, blk_check, blk_make_empty, blk_bitmap_*,
+ * blk_vm_state_* and blk_snapshot_* need the image to themselves (no request in flight). Requests come through queue contexts: one thread a queue at a
  * time, any number of queues on one image at once. The synchronous wrappers (blk_pread ...) may be
  * called from any thread at any time.
  *
@@ -365,6 +365,16 @@ int blk_set_backing(struct blk *blk, const char *name, const char *format, struc
 
 /* Gives every cluster of the top layer back, so that it reads as its backing file. qcow2 only. */
 int blk_make_empty(struct blk *blk, struct err *err);
+
+/* ---- VM state (qcow2) ---- */
+
+/*
+ * What a virtual machine's devices and memory are, kept with its disk: bytes from 0 on, as far as the
+ * tables reach, which read as zeros where nothing was written. They need the image to themselves.
+ * Durable after blk_flush(). -ENOTSUP: a format without, or an external data file. -EFBIG: too far.
+ */
+int blk_vm_state_pread(struct blk *blk, uint64_t offset, void *buf, size_t length);
+int blk_vm_state_pwrite(struct blk *blk, uint64_t offset, const void *buf, size_t length);
 
 /* ---- persistent dirty bitmaps (qcow2 version 3) ---- */
 

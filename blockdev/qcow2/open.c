@@ -292,6 +292,7 @@ const struct blk_format qcow2_format = {
     .flush = qcow2_flush,
     .resize = qcow2_resize,
     .preallocate = qcow2_preallocate,
+    .vm_state = qcow2_vm_state,
     .info = qcow2_info,
     .count = qcow2_count,
     .encryption = qcow2_encryption,

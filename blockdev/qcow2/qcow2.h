@@ -588,6 +588,11 @@ int qcow2_write(struct blk *blk, uint64_t offset, const struct iovec *iov, int c
 int qcow2_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags);
 int qcow2_discard(struct blk *blk, uint64_t offset, uint64_t length);
 int qcow2_resize(struct blk *blk, uint64_t size, struct err *err);
+/* Puts a larger L1 table of `count` entries in place. For who has the image to himself. */
+int qcow2_grow_l1(struct qcow2 *q, uint64_t count);
+/* vm_state.c */
+int qcow2_vm_state(struct blk *blk, bool is_write, uint64_t offset, const struct iovec *iov,
+                   int count, uint64_t length);
 int qcow2_make_empty(struct blk *blk, struct err *err);
 int qcow2_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum blk_prealloc mode,
                       struct err *err);

@@ -45,7 +45,7 @@ static int publish_l1(struct qcow2 *q, const struct qcow2_table *table)
     return r != 0 ? qcow2_break(q, r) : qcow2_sync(q);
 }
 
-static int grow_l1(struct qcow2 *q, uint64_t count)
+int qcow2_grow_l1(struct qcow2 *q, uint64_t count)
 {
     struct qcow2_table table = {.count = count}, old = q->l1;
     uint64_t clusters = div_round_up(count * QCOW2_ENTRY_SIZE, q->cluster_size);
@@ -130,7 +130,7 @@ static int grow(struct qcow2 *q, uint64_t size)
         return -EFBIG;
     }
     if (l1_count > q->l1.count) {
-        r = grow_l1(q, l1_count);
+        r = qcow2_grow_l1(q, l1_count);
     }
     if (r != 0) {
         return r;
