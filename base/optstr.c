@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,6 +160,42 @@ int optstr_get_size(struct optstr *opts, const char *key, uint64_t *out, struct 
     if (size_parse(value, 'B', out) < 0)
         return err_set(err, -EINVAL, "%s=%s: expected a size such as 65536, 64K or 10G", key,
                        value);
+    return 0;
+}
+
+int optstr_find_word(const char *value, const char *const *words, struct err *err)
+{
+    char list[128] = "";
+    size_t used = 0;
+
+    for (int i = 0; words[i] != NULL; i++) {
+        int n;
+
+        if (strcmp(value, words[i]) == 0)
+            return i;
+        n = snprintf(list + used, sizeof(list) - used, "%s'%s'",
+                     i == 0                 ? ""
+                     : words[i + 1] == NULL ? " or "
+                                            : ", ",
+                     words[i]);
+        if (n > 0 && (size_t)n < sizeof(list) - used)
+            used += (size_t)n;
+    }
+    return err_set(err, -EINVAL, "expected %s", list);
+}
+
+int optstr_get_word(struct optstr *opts, const char *key, const char *const *words, int *index,
+                    struct err *err)
+{
+    const char *value = optstr_get(opts, key);
+    int found;
+
+    if (value == NULL)
+        return 0;
+    found = optstr_find_word(value, words, err);
+    if (found < 0)
+        return err_prefix(err, found, "%s=%s", key, value);
+    *index = found;
     return 0;
 }
 

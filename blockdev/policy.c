@@ -110,3 +110,15 @@ int blk_check_backing_root(const char *root, const char *path, struct err *err)
     free(where);
     return rc;
 }
+
+const char *blk_format_by_name(const char *path)
+{
+    static const char *const formats[] = {"qcow2", "raw"};
+    const char *dot = strrchr(path, '.');
+
+    for (size_t i = 0; dot && i < sizeof(formats) / sizeof(formats[0]); i++) {
+        if (strcmp(dot + 1, formats[i]) == 0)
+            return formats[i];
+    }
+    return NULL;
+}

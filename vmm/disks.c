@@ -9,7 +9,6 @@
 #include "disks.h"
 
 #include "blockdev.h"
-#include "checked.h"
 #include "halt.h"
 #include "log.h"
 #include "virtio_pci.h"
@@ -117,16 +116,7 @@ static enum blk_ephemeral blk_ephemeral(enum disk_ephemeral ephemeral)
 
 const char *disks_format(const struct disk_config *disk)
 {
-    static const char *const formats[] = {"qcow2", "raw"};
-    const char *dot = strrchr(disk->path, '.');
-
-    if (disk->format)
-        return disk->format;
-    for (size_t i = 0; dot && i < ARRAY_LEN(formats); i++) {
-        if (strcmp(dot + 1, formats[i]) == 0)
-            return formats[i];
-    }
-    return NULL;
+    return disk->format ? disk->format : blk_format_by_name(disk->path);
 }
 
 static void warn(const char *line)

@@ -59,28 +59,6 @@ static int set_switch(bool *slot, const char *value, struct err *err)
     return 0;
 }
 
-/* The index of `value` among the words, or -EINVAL with a message that lists them. */
-static int find_word(const char *value, const char *const *words, struct err *err)
-{
-    char list[128] = "";
-    size_t used = 0;
-
-    for (int i = 0; words[i] != NULL; i++) {
-        int n;
-
-        if (strcmp(value, words[i]) == 0)
-            return i;
-        n = snprintf(list + used, sizeof(list) - used, "%s'%s'",
-                     i == 0                 ? ""
-                     : words[i + 1] == NULL ? " or "
-                                            : ", ",
-                     words[i]);
-        if (n > 0 && (size_t)n < sizeof(list) - used)
-            used += (size_t)n;
-    }
-    return err_set(err, -EINVAL, "expected %s", list);
-}
-
 /* ---- disks ---- */
 
 static const char *const disk_keys[] = {
@@ -98,21 +76,6 @@ static const char *const disk_ephemerals[] = {"off", "on", "ram", NULL}; /* disk
 /* disk_on_error */
 static const char *const disk_rerrors[] = {"report", "stop", NULL};
 static const char *const disk_werrors[] = {"report", "stop", "enospc", NULL};
-
-static int disk_word(struct optstr *opts, const char *key, const char *const *words, int *index,
-                     struct err *err)
-{
-    const char *value = optstr_get(opts, key);
-    int found;
-
-    if (value == NULL)
-        return 0;
-    found = find_word(value, words, err);
-    if (found < 0)
-        return err_prefix(err, found, "%s=%s", key, value);
-    *index = found;
-    return 0;
-}
 
 /* Read now: a descriptor may be a pipe, which gives its key once, and the machine may start many times. */
 static int disk_key(struct disk_config *disk, struct optstr *opts, struct err *err)
@@ -178,12 +141,12 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
         return err_set(err, -EINVAL, "expected the path of a disk image");
     if (serial != NULL && strlen(serial) > SERIAL_MAX)
         return err_set(err, -EINVAL, "serial=%s: longer than %d bytes", serial, SERIAL_MAX);
-    if ((rc = disk_word(opts, "format", disk_formats, &format, err)) < 0 ||
-        (rc = disk_word(opts, "cache", disk_caches, &cache, err)) < 0 ||
-        (rc = disk_word(opts, "aio", disk_aios, &aio, err)) < 0 ||
-        (rc = disk_word(opts, "ephemeral", disk_ephemerals, &ephemeral, err)) < 0 ||
-        (rc = disk_word(opts, "rerror", disk_rerrors, &rerror, err)) < 0 ||
-        (rc = disk_word(opts, "werror", disk_werrors, &werror, err)) < 0 ||
+    if ((rc = optstr_get_word(opts, "format", disk_formats, &format, err)) < 0 ||
+        (rc = optstr_get_word(opts, "cache", disk_caches, &cache, err)) < 0 ||
+        (rc = optstr_get_word(opts, "aio", disk_aios, &aio, err)) < 0 ||
+        (rc = optstr_get_word(opts, "ephemeral", disk_ephemerals, &ephemeral, err)) < 0 ||
+        (rc = optstr_get_word(opts, "rerror", disk_rerrors, &rerror, err)) < 0 ||
+        (rc = optstr_get_word(opts, "werror", disk_werrors, &werror, err)) < 0 ||
         (rc = optstr_get_bool(opts, "readonly", &disk->readonly, err)) < 0 ||
         (rc = optstr_get_bool(opts, "discard", &disk->discard, err)) < 0 ||
         (rc = optstr_get_number(opts, "queues", 1, QUEUES_MAX, &queues, err)) < 0 ||
@@ -322,7 +285,7 @@ static int set_console(struct vm_config *config, const char *value, struct err *
             config->console = CONSOLE_FILE;
         return rc;
     }
-    kind = find_word(value, kinds, err);
+    kind = optstr_find_word(value, kinds, err);
     if (kind < 0)
         return kind;
     config->console = (enum console_kind)kind;
@@ -342,7 +305,7 @@ static int set_timeout(struct vm_config *config, const char *value, struct err *
 static int set_on_reboot(struct vm_config *config, const char *value, struct err *err)
 {
     static const char *const words[] = {"exit", "restart", NULL};
-    int word = find_word(value, words, err);
+    int word = optstr_find_word(value, words, err);
 
     if (word < 0)
         return word;

@@ -41,6 +41,12 @@ int optstr_get_bool(struct optstr *opts, const char *key, bool *out, struct err 
 int optstr_get_number(struct optstr *opts, const char *key, uint64_t min, uint64_t max,
                       uint64_t *out, struct err *err);
 int optstr_get_size(struct optstr *opts, const char *key, uint64_t *out, struct err *err);
+/* One of the NULL-terminated `words`: its index. */
+int optstr_get_word(struct optstr *opts, const char *key, const char *const *words, int *index,
+                    struct err *err);
+
+/* The index of `value` among the NULL-terminated `words`, or -EINVAL with a message that lists them. */
+int optstr_find_word(const char *value, const char *const *words, struct err *err);
 
 /* -EINVAL naming the first item that no look-up asked for, with the nearest of the NULL-terminated
  * `known` keys as a suggestion where one is near; 0 when all were used. */

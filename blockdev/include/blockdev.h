@@ -294,6 +294,9 @@ bool blk_problem(struct blk *blk, struct err *err);
 /* "raw" or "qcow2", by the first bytes of a file. */
 int blk_probe(const char *path, const char **format, struct err *err);
 
+/* "raw" or "qcow2" where a file's name ends in it, which no guest can change; else NULL. */
+const char *blk_format_by_name(const char *path);
+
 /* The path of a backing or data file called `name` in an image at `image_path`: names that do not begin with
  * '/' are relative to the image's folder. -EINVAL for json: and protocol names. The caller frees. */
 int blk_backing_path(const char *image_path, const char *name, char **out, struct err *err);
