@@ -70,6 +70,11 @@ bool blk_get_encryption(struct blk *blk, struct blk_encryption *encryption)
     return blk->format->encryption != NULL && blk->format->encryption(blk, encryption);
 }
 
+bool blk_unsettled(struct blk *blk)
+{
+    return blk->format->unsettled != NULL && blk->format->unsettled(blk);
+}
+
 void blk_get_counters(struct blk *blk, struct blk_counters *counters)
 {
     uint64_t allocations = 0;

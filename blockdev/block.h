@@ -107,6 +107,8 @@ struct blk_format {
     int (*vm_state)(struct blk *blk, bool is_write, uint64_t offset, const struct iovec *iov,
                     int count, uint64_t length);
     void (*info)(struct blk *blk, struct blk_info *info);
+    /* As blk_unsettled(); NULL where the format keeps nothing. */
+    bool (*unsettled)(struct blk *blk);
     /* Adds this layer's; NULL where the format counts nothing. */
     void (*count)(struct blk *blk, struct blk_counters *counters);
     /* As blk_get_encryption(); NULL where the format has none. */

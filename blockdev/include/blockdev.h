@@ -278,6 +278,11 @@ struct blk_encryption {
 /* False when the top layer is not encrypted. Needs no key. */
 bool blk_get_encryption(struct blk *blk, struct blk_encryption *encryption);
 
+/* Whether something that completed requests have done would be lost with this process, because it is in its
+ * memory alone: a mapping that is not in the file. After a flush it is not. What a throwaway overlay holds
+ * does not count, nor do bitmaps. May be true once in a while where it need not. Any thread. */
+bool blk_unsettled(struct blk *blk);
+
 /* What was done since the image was opened: clusters (of a throwaway overlay, blocks) of the top layer
  * that were newly written, and look-ups of tables of the whole chain that found theirs in memory, or had to
  * read it. Any thread. */

@@ -213,6 +213,7 @@ void qcow2_cache_mark_dirty(struct qcow2 *q, struct qcow2_slice *slice)
     if (!slice->dirty) {
         slice->dirty = true;
         q->cache.dirty_count++;
+        q->cache.dirty_l2_count += slice->kind == QCOW2_SLICE_L2;
     }
 }
 
@@ -221,6 +222,7 @@ void qcow2_cache_mark_clean(struct qcow2 *q, struct qcow2_slice *slice)
     if (slice->dirty) {
         slice->dirty = false;
         q->cache.dirty_count--;
+        q->cache.dirty_l2_count -= slice->kind == QCOW2_SLICE_L2;
     }
 }
 

@@ -246,6 +246,19 @@ static int qcow2_close(struct blk *blk, struct err *err)
     return r;
 }
 
+/* Refcounts do not matter: without them a crash leaks clusters, or, where they lag behind on purpose, the
+ * dirty bit says so. */
+static bool qcow2_unsettled(struct blk *blk)
+{
+    struct qcow2 *q = blk->state;
+    bool unsettled;
+
+    pthread_mutex_lock(&q->lock);
+    unsettled = q->committing || q->cache.dirty_l2_count > 0 || q->l1.any_dirty;
+    pthread_mutex_unlock(&q->lock);
+    return unsettled;
+}
+
 static void qcow2_count(struct blk *blk, struct blk_counters *counters)
 {
     struct qcow2 *q = qcow2_of(blk);
@@ -294,6 +307,7 @@ const struct blk_format qcow2_format = {
     .preallocate = qcow2_preallocate,
     .vm_state = qcow2_vm_state,
     .info = qcow2_info,
+    .unsettled = qcow2_unsettled,
     .count = qcow2_count,
     .encryption = qcow2_encryption,
     .check = qcow2_check,

@@ -105,7 +105,7 @@ struct qcow2_cache {
     struct qcow2_slice **slices; /* all of them, for the clock and the committer */
     unsigned count, room, hand;
     unsigned limit; /* in slices; exceeded only while all are dirty or pinned */
-    unsigned dirty_count;
+    unsigned dirty_count, dirty_l2_count; /* the second is part of the first */
 };
 
 /* ---- entry.c ---- */
