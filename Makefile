@@ -80,7 +80,7 @@ LIB_BASE     := $(BUILD)/libbase.a
 LIB_BLOCKDEV := $(BUILD)/libblockdev.a $(LIB_BASE)
 LIB_VIRTIO   := $(BUILD)/libvirtio.a $(LIB_BLOCKDEV)
 LIB_VMM      := $(BUILD)/libvmm.a $(LIB_VIRTIO)
-LIB_IMG      := $(BUILD)/libimg.a $(LIB_BLOCKDEV)
+LIB_IMG      := $(BUILD)/libimg.a $(LIB_VIRTIO)
 
 all: $(BUILD)/minivmm $(BUILD)/minivmm-img $(BUILD)/minivmm-io
 
@@ -98,7 +98,9 @@ unit_tests = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/$(1)/test_*.c))
 UNIT_TESTS := $(foreach l,base blockdev virtio vmm img,$(call unit_tests,$(l)))
 
 # What the tests of devices share stands before the libraries that it needs.
-$(call unit_tests,virtio): $(patsubst %,$(BUILD)/tests/unit/virtio/%.o,harness disk toy)
+$(call unit_tests,virtio): $(patsubst %,$(BUILD)/tests/unit/virtio/%.o,harness disk toy back_end)
+$(call unit_tests,virtio): $(BUILD)/tests/tools/front_end.o
+$(BUILD)/tests/tools/front_end.o: INC = $(INC_tests)
 $(call unit_tests,base):     $(BUILD)/%: $(BUILD)/%.o $(LIB_BASE)
 $(call unit_tests,blockdev): $(BUILD)/%: $(BUILD)/%.o $(LIB_BLOCKDEV)
 $(call unit_tests,virtio):   $(BUILD)/%: $(BUILD)/%.o $(LIB_VIRTIO)

@@ -180,8 +180,10 @@ static uint64_t offered_features(const struct virtio_blk_options *options)
 {
     uint64_t features = 1ULL << VIRTIO_BLK_F_SIZE_MAX | 1ULL << VIRTIO_BLK_F_SEG_MAX |
                         1ULL << VIRTIO_BLK_F_BLK_SIZE | 1ULL << VIRTIO_BLK_F_TOPOLOGY |
-                        1ULL << VIRTIO_BLK_F_FLUSH | 1ULL << VIRTIO_BLK_F_CONFIG_WCE;
+                        1ULL << VIRTIO_BLK_F_FLUSH;
 
+    if (!options->fixed_cache)
+        features |= 1ULL << VIRTIO_BLK_F_CONFIG_WCE;
     if (options->queues > 1)
         features |= 1ULL << VIRTIO_BLK_F_MQ;
     if (options->read_only)

@@ -54,6 +54,7 @@ struct blk_slot {
     uint64_t bytes;                       /* for the counters */
     unsigned range, range_count;
     struct blk_range ranges[BLK_RANGES_MAX];
+    struct blk_slot *next; /* in a list of the queue's */
 };
 
 struct blk_vq {
@@ -64,6 +65,10 @@ struct blk_vq {
     struct iovec *iov;  /* BLK_QUEUE_SIZE entries a slot */
     unsigned in_flight; /* given to the engine */
     unsigned kept;
+    /* Carried out, and not to be given back before a flush; those that wait for one, and for the one
+     * that is under way. Both count as in flight. */
+    struct blk_slot *unsettled, *settling;
+    struct blk_request settle;
     /* The queue's thread alone writes them. */
     struct {
         _Atomic uint64_t requests, errors, bytes;

@@ -18,6 +18,8 @@
  * A request that failed may be kept (options on_read_error, on_write_error). Its slot, its iovec and
  * its head stay as they are, and the device is halted: its queues take nothing more. Once somebody
  * has cleared `halted`, each queue gives what it kept to the engine again.
+ *
+ * A request that was carried out may have to wait for a flush (must_settle()).
  */
 #include "blk.h"
 
@@ -171,20 +173,68 @@ static void keep(struct blk_slot *slot, int error)
         device->halted(device->opaque, names[slot->request.op], error);
 }
 
-static void request_done(struct blk_request *request, int result)
+static void conclude(struct blk_slot *slot, int result)
 {
-    struct blk_slot *slot = request->opaque;
-
-    if (result == 0 && slot->range < slot->range_count)
-        submit_range(slot);
-    else if (result < 0 && is_kept_after(slot, result))
+    if (result < 0 && is_kept_after(slot, result)) {
         keep(slot, result);
-    else {
+    } else {
         if (result < 0 && slot->queue->device->failed)
             slot->queue->device->failed(slot->queue->device->opaque);
         count(slot, result < 0);
         finish(slot, result == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
     }
+}
+
+/*
+ * Where requests in flight are written down, a driver outlives this process. What it has been told to
+ * be done must then not be lost with the process either, and not only from the next flush on, since the
+ * driver would know of no reason to do it again.
+ */
+static bool must_settle(const struct blk_slot *slot)
+{
+    const struct blk_vq *queue = slot->queue;
+
+    return queue->thread.vq->inflight && slot->request.op != BLK_READ &&
+           slot->request.op != BLK_FLUSH && blk_unsettled(queue->device->blk);
+}
+
+static void request_done(struct blk_request *request, int result)
+{
+    struct blk_slot *slot = request->opaque;
+
+    if (result == 0 && slot->range < slot->range_count) {
+        submit_range(slot);
+    } else if (result == 0 && must_settle(slot)) {
+        slot->next = slot->queue->unsettled;
+        slot->queue->unsettled = slot;
+    } else {
+        conclude(slot, result);
+    }
+}
+
+static void settled(struct blk_request *request, int result)
+{
+    struct blk_vq *queue = request->opaque;
+    struct blk_slot *slot = queue->settling;
+
+    queue->settling = NULL;
+    while (slot) {
+        struct blk_slot *next = slot->next;
+
+        conclude(slot, result);
+        slot = next;
+    }
+}
+
+/* One flush for all that have come in since the last one began. */
+static void settle(struct blk_vq *queue)
+{
+    if (queue->settling || !queue->unsettled)
+        return;
+    queue->settling = queue->unsettled;
+    queue->unsettled = NULL;
+    queue->settle = (struct blk_request){.op = BLK_FLUSH, .done = settled, .opaque = queue};
+    blk_submit(queue->engine, &queue->settle);
 }
 
 static void resubmit_kept(struct blk_vq *queue)
@@ -433,6 +483,7 @@ static int serve(struct queue_thread *qt, bool drain)
            (ret = take(queue)) > 0)
         taken++;
     completed = queue->in_flight > 0 ? blk_queue_complete(queue->engine) : 0;
+    settle(queue);
     queue_thread_publish(qt);
     return ret < 0 ? ret : taken > 0 || completed > 0;
 }

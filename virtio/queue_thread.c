@@ -4,7 +4,7 @@
  * The doorbell is watched edge-triggered and never read: each ring is an event of its own, which saves
  * a system call a wake-up, and a counter of 64 bits does not fill up. A ring between serve_all() and
  * epoll_wait() is such an event too, so nothing is missed. Whoever stops the thread sets `stopping`
- * and rings.
+ * and rings. A kick of somebody else's (vhost-user) is watched in the same way.
  *
  * When the driver breaks a rule the device needs a reset: every queue of the device stops taking
  * chains, completes what it had taken, and waits to be stopped. A device that is halted stops taking
@@ -26,6 +26,13 @@ static int watch(struct queue_thread *qt, int fd, uint32_t events)
     struct epoll_event event = {.events = events};
 
     return epoll_ctl(qt->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+/* Its owner may close it while the thread is stopped, or give the queue another one. */
+static void unwatch_kick(const struct queue_thread *qt)
+{
+    if (qt->vq->kick >= 0)
+        (void)epoll_ctl(qt->epoll, EPOLL_CTL_DEL, qt->vq->kick, NULL);
 }
 
 int queue_thread_init(struct queue_thread *qt, const struct queue_thread_ops *ops,
@@ -95,12 +102,12 @@ static void *queue_main(void *arg)
     snprintf(name, sizeof(name), "%.10s-q%u", qt->dev->name, qt->index % 100);
     pthread_setname_np(pthread_self(), name);
     for (;;) {
-        struct epoll_event events[2];
+        struct epoll_event events[3];
         int delay = serve_all(qt);
 
         if (atomic_load(&qt->stopping) && !qt->ops->busy(qt))
             return NULL;
-        epoll_wait(qt->epoll, events, 2, delay);
+        epoll_wait(qt->epoll, events, 3, delay);
     }
 }
 
@@ -110,16 +117,21 @@ int queue_thread_start(struct queue_thread *qt)
     int ret;
 
     atomic_store(&qt->stopping, false);
+    if (qt->vq->kick >= 0) {
+        ret = watch(qt, qt->vq->kick, EPOLLIN | EPOLLET);
+        if (ret < 0)
+            return ret;
+    }
 
     /* Signals are the main thread's. */
     signals_fill_worker_mask(&most);
     pthread_sigmask(SIG_SETMASK, &most, &old);
     ret = -pthread_create(&qt->thread, NULL, queue_main, qt);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    qt->running = ret == 0;
     if (ret < 0)
-        return ret;
-    qt->running = true;
-    return 0;
+        unwatch_kick(qt);
+    return ret;
 }
 
 void queue_thread_stop(struct queue_thread *qt)
@@ -130,4 +142,5 @@ void queue_thread_stop(struct queue_thread *qt)
     virtqueue_ring_doorbell(qt->vq);
     pthread_join(qt->thread, NULL);
     qt->running = false;
+    unwatch_kick(qt);
 }

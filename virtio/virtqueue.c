@@ -25,8 +25,8 @@
  * the original meanwhile to no effect. Rules whose violation breaks the queue:
  *  1. avail->idx runs at most `size` ahead of what was taken and never goes back (2.7.6.1).
  *  2. A head or next index is below the size of its table (2.7.5).
- *  3. A chain has at most `size` descriptors, in the ring and its indirect table together; a loop
- *     ends here (2.7.5.2, 2.7.5.3.1).
+ *  3. A chain has at most `size` descriptors, in the ring and its indirect table together (but see
+ *     virtqueue_allow_long_chains()); a loop ends here (2.7.5.2, 2.7.5.3.1).
  *  4. Every buffer has a length above 0 and lies in RAM; together they are at most 2^32 bytes
  *     (2.7.5.2).
  *  5. Readable buffers come before writable ones (2.7.4.2).
@@ -37,6 +37,7 @@
 
 #include "bytes.h"
 #include "checked.h"
+#include "inflight.h"
 
 #include <errno.h>
 #include <linux/virtio_config.h>
@@ -70,7 +71,7 @@ static uint16_t *avail_event(const struct virtqueue *vq)
 
 int virtqueue_init(struct virtqueue *vq, uint16_t size_max)
 {
-    *vq = (struct virtqueue){.size_max = size_max, .size = size_max};
+    *vq = (struct virtqueue){.size_max = size_max, .size = size_max, .kick = -1};
     vq->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return vq->doorbell < 0 ? -errno : 0;
 }
@@ -89,7 +90,7 @@ void virtqueue_reset(struct virtqueue *vq)
     while (read(vq->doorbell, &pending, sizeof(pending)) > 0)
         ;
     *vq = (struct virtqueue){
-        .size_max = vq->size_max, .size = vq->size_max, .doorbell = vq->doorbell};
+        .size_max = vq->size_max, .size = vq->size_max, .doorbell = vq->doorbell, .kick = -1};
 }
 
 /* The host address of a ring part, with its alignment (2.7) checked where it counts: on the host.
@@ -103,7 +104,7 @@ static int resolve(const struct guestmem *mem, uint64_t gpa, uint64_t length, ui
     return is_aligned((uintptr_t)*out, align) ? 0 : -EINVAL;
 }
 
-int virtqueue_start(struct virtqueue *vq, const struct guestmem *mem, uint64_t features)
+int virtqueue_map(struct virtqueue *vq, const struct guestmem *mem)
 {
     size_t size = vq->size;
     void *desc, *avail, *used;
@@ -127,12 +128,38 @@ int virtqueue_start(struct virtqueue *vq, const struct guestmem *mem, uint64_t f
     vq->desc = desc;
     vq->avail = avail;
     vq->used = used;
+    return 0;
+}
+
+int virtqueue_start(struct virtqueue *vq, const struct guestmem *mem, uint64_t features)
+{
+    int ret = virtqueue_map(vq, mem);
+
+    if (ret < 0)
+        return ret;
     vq->indirect = features & (1ULL << VIRTIO_RING_F_INDIRECT_DESC);
     vq->event_idx = features & (1ULL << VIRTIO_RING_F_EVENT_IDX);
     vq->broken = false;
+    vq->chain_max = vq->size;
     vq->next_avail = vq->avail_seen = 0;
     vq->next_used = vq->used_published = 0;
     return 0;
+}
+
+void virtqueue_allow_long_chains(struct virtqueue *vq)
+{
+    vq->chain_max = vq->size_max;
+}
+
+void virtqueue_set_position(struct virtqueue *vq, uint16_t next_avail, uint16_t next_used)
+{
+    vq->next_avail = vq->avail_seen = next_avail;
+    vq->next_used = vq->used_published = next_used;
+}
+
+uint16_t virtqueue_used_index(const struct virtqueue *vq)
+{
+    return load16(&vq->used->idx, __ATOMIC_RELAXED);
 }
 
 void virtqueue_ring_doorbell(const struct virtqueue *vq)
@@ -153,6 +180,8 @@ int virtqueue_take(struct virtqueue *vq, uint16_t *head)
 {
     if (vq->broken)
         return -EPROTO;
+    if (vq->inflight && inflight_resubmit(vq->inflight, head))
+        return 1; /* next_avail is past it already */
     if (vq->next_avail == vq->avail_seen) {
         vq->avail_seen = load16(&vq->avail->idx, __ATOMIC_ACQUIRE); /* pair A */
         if ((uint16_t)(vq->avail_seen - vq->next_avail) > vq->size)
@@ -164,6 +193,8 @@ int virtqueue_take(struct virtqueue *vq, uint16_t *head)
     if (*head >= vq->size)
         return virtqueue_fail(vq); /* rule 2 */
     vq->next_avail++;
+    if (vq->inflight)
+        inflight_taken(vq->inflight, *head);
     return 1;
 }
 
@@ -226,7 +257,7 @@ int virtqueue_read_chain(struct virtqueue *vq, uint16_t head, struct virtqueue_c
             index = 0;
             continue;
         }
-        if (chain->readable + chain->writable == vq->size)
+        if (chain->readable + chain->writable == (in_indirect ? vq->chain_max : vq->size))
             return virtqueue_fail(vq); /* rule 3 */
         if (!append_buffer(vq, chain, &desc))
             return virtqueue_fail(vq);
@@ -245,6 +276,8 @@ void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t written)
     elem->id = htole32(head);
     elem->len = htole32(written);
     vq->next_used++;
+    if (vq->inflight)
+        inflight_pushed(vq->inflight, head);
 }
 
 bool virtqueue_publish(struct virtqueue *vq)
@@ -255,6 +288,8 @@ bool virtqueue_publish(struct virtqueue *vq)
         return false;
     store16(&vq->used->idx, now, __ATOMIC_SEQ_CST); /* pairs B and C */
     vq->used_published = now;
+    if (vq->inflight)
+        inflight_published(vq->inflight, (uint16_t)(now - old), now);
     if (vq->event_idx)
         return virtqueue_index_passed(load16(used_event(vq), __ATOMIC_SEQ_CST), now, old);
     return !(load16(&vq->avail->flags, __ATOMIC_SEQ_CST) & VRING_AVAIL_F_NO_INTERRUPT);

@@ -25,6 +25,7 @@ struct virtqueue {
     uint64_t desc_gpa, avail_gpa, used_gpa;
     bool ready;   /* the driver enabled the queue */
     int doorbell; /* eventfd that collects the driver's notifications */
+    int kick;     /* -1, or a descriptor of somebody else that does so too, which is never read */
 
     /* The running queue. next_avail and next_used are all that a saved machine would need. */
     const struct guestmem *mem;
@@ -33,16 +34,18 @@ struct virtqueue {
     struct vring_used *used;
     bool indirect, event_idx; /* negotiated features */
     bool broken;
-    uint16_t avail_seen;     /* avail->idx as last loaded */
-    uint16_t next_avail;     /* free-running index of the next chain to take */
-    uint16_t next_used;      /* free-running index of the next used element */
-    uint16_t used_published; /* used->idx as last stored */
+    uint16_t chain_max;        /* descriptors of a chain with an indirect table */
+    uint16_t avail_seen;       /* avail->idx as last loaded */
+    uint16_t next_avail;       /* free-running index of the next chain to take */
+    uint16_t next_used;        /* free-running index of the next used element */
+    uint16_t used_published;   /* used->idx as last stored */
+    struct inflight *inflight; /* where chains that were taken are written down; NULL: nowhere */
 };
 
 /* A descriptor chain, copied and checked. iov holds `readable` entries that the device may read and
  * behind them `writable` entries that it may write. */
 struct virtqueue_chain {
-    struct iovec *iov; /* the caller's: room for as many entries as the queue's size */
+    struct iovec *iov; /* the caller's: room for size_max entries */
     uint16_t head;
     unsigned readable, writable;
     uint64_t readable_bytes, writable_bytes;
@@ -57,6 +60,22 @@ void virtqueue_reset(struct virtqueue *vq);
 /* Resolves the rings in guest memory. -EINVAL when one is misaligned, -EFAULT when it is not RAM.
  */
 int virtqueue_start(struct virtqueue *vq, const struct guestmem *mem, uint64_t features);
+
+/*
+ * Lets chains that have an indirect table be as long as a queue may be at most, and not only as long as
+ * this one is. For transports where somebody else than the device and the driver chooses the size: Linux
+ * goes by the number of segments that a device takes. After virtqueue_start().
+ */
+void virtqueue_allow_long_chains(struct virtqueue *vq);
+
+/* For a queue that somebody else has served before: the indices of the next chain to take and of the next
+ * used element. After virtqueue_start(). */
+void virtqueue_set_position(struct virtqueue *vq, uint16_t next_avail, uint16_t next_used);
+/* The used index that the driver sees: for virtqueue_set_position(). */
+uint16_t virtqueue_used_index(const struct virtqueue *vq);
+/* Finds the rings of a started queue again, after guest memory has changed. The errors of
+ * virtqueue_start(). */
+int virtqueue_map(struct virtqueue *vq, const struct guestmem *mem);
 
 /* What a notification does: wakes the queue's thread. Any thread. */
 void virtqueue_ring_doorbell(const struct virtqueue *vq);

@@ -5,15 +5,15 @@
  * one region of RAM, and NULL otherwise. The memory behind the pointer is shared with running vCPUs:
  * a value is copied once, checked, and only the copy is used.
  *
- * Threads: regions are added before the first vCPU runs and never change afterwards; look-ups need no
- * lock. Ownership: the regions' memory belongs to whoever mapped it (the VMM).
+ * Threads: regions are added before the first vCPU runs and never change afterwards (behind vhost-user:
+ * only while no queue's thread runs); look-ups need no lock. Ownership: the regions' memory belongs to whoever mapped it (the VMM).
  */
 #ifndef VIRTIO_GUESTMEM_H
 #define VIRTIO_GUESTMEM_H
 
 #include <stdint.h>
 
-enum { GUESTMEM_MAX_REGIONS = 8 };
+enum { GUESTMEM_MAX_REGIONS = 32 };
 
 struct guestmem_region {
     uint64_t gpa;

@@ -32,6 +32,7 @@ struct virtio_blk_options {
     unsigned queues;    /* 1 .. 64 virtqueues, a thread each */
     bool discard;       /* offer discard and write-zeroes with unmap */
     bool read_only;     /* offer VIRTIO_BLK_F_RO and refuse writes */
+    bool fixed_cache;   /* the driver may not switch the cache: nobody would remember its choice */
     bool measure;       /* latencies, at the price of reading the clock twice a request */
 
     /* Of all queues together: requests that reach the image, and bytes that are read and written. */

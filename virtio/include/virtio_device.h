@@ -6,7 +6,8 @@
  *
  * Life: create -> [negotiate -> activate -> (pause <-> resume) -> reset]* -> destroy.
  *
- * Threads: every op is called by one thread at a time, under the machine's PCI lock. Queue threads are
+ * Threads: every op is called by one thread at a time, under the machine's PCI lock or by the one thread of
+ * a vhost-user back end. Queue threads are
  * the device's own; they call into the transport through its ops alone, which take no lock.
  */
 #ifndef VIRTIO_DEVICE_H
