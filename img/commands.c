@@ -37,6 +37,9 @@ const struct img_command img_commands[] = {
      "[-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F backing_fmt] "
      "filename"},
     {"resize", cmd_resize, "[-f fmt] [--preallocation=mode] [-q] [--shrink] filename [+ | -]size"},
+    {"serve", cmd_serve,
+     "(--vhost-user-blk socket | --fd number)... [--queues number] "
+     "filename[,format=fmt][,readonly=on][,ephemeral=on | ram]..."},
     {"snapshot", cmd_snapshot,
      "[-f fmt] [-U] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename"},
     {NULL, NULL, NULL},
@@ -108,6 +111,17 @@ void img_print_help(void)
         "  '-f' first image format\n"
         "  '-F' second image format\n"
         "  '-s' run in Strict mode - fail on different image size or sector allocation\n"
+        "\n"
+        "Parameters to serve subcommand:\n"
+        "  '--vhost-user-blk' serves the image to whoever connects to this socket, as a disk;\n"
+        "       '--fd' is a listening socket that was opened already. One for each image, in "
+        "order\n"
+        "  '--queues' is how many queues a disk has at most (default: as many as there are\n"
+        "       processors, at most 8)\n"
+        "  'filename' has options behind it, a comma in a value is doubled:\n"
+        "       format=qcow2|raw  readonly=on|off  serial=TEXT  discard=on|off\n"
+        "       cache=writeback|direct|unsafe  ephemeral=off|on|ram (nothing is kept)\n"
+        "       inflight=on|off (the guest outlives a server that is killed; default: on)\n"
         "\n"
         "Parameters to snapshot subcommand:\n"
         "  'snapshot' is the name of the snapshot to create, apply or delete\n"

@@ -1,5 +1,5 @@
 /*
- * minivmm-img - makes, inspects, checks, rebases, commits and converts disk images.
+ * minivmm-img - makes, inspects, checks, rebases, commits, converts and serves disk images.
  */
 #include "img.h"
 #include "keys.h"
