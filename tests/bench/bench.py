@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
 ROUNDS = 3 if QUICK else 7
@@ -54,6 +55,7 @@ class Bench:
         self.img = build / "minivmm-img"
         self.vmm = build / "minivmm"
         self.engine = build / "tests/bench/enginebench"
+        self.client = build / "tests/bench/blkbench"
         self.guests = build / "guest"
         self.build = build
         self.boot_seconds = {}
@@ -142,6 +144,65 @@ class Bench:
                     self.path("warm-ours.qcow2")
                 rates.append(count / float(sh(engine, *args, image)))
         return results[0], results[1], None, "ours without the checks, not QEMU"
+
+    # ---- served disks ----
+
+    def serve(self, argv, socket, work):
+        """Runs work() while a server has the socket."""
+        server = subprocess.Popen([str(a) for a in argv], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.PIPE)
+        try:
+            while not socket.exists():
+                if server.poll() is not None:
+                    raise Skip("%s: %s" % (argv[0], server.stderr.read().decode().strip()[-120:]))
+                time.sleep(0.01)
+            return work()
+        finally:
+            server.terminate()
+            server.wait()
+            server.stderr.close()
+            socket.unlink(missing_ok=True)
+
+    def served(self, count, depth, write=False):
+        """The same client in front of `minivmm-img serve` and of qemu-storage-daemon."""
+        args = ["-c", count, "-d", depth, "-s", 4096, "-S", STRIDE] + (["-w"] if write else [])
+        sockets = {who: self.path("%s.sock" % who) for who in ("ours", "peer")}
+
+        def image(who):
+            if write:
+                return self.path("warm-%s.qcow2" % who)
+            return self.overlay("served-%s.qcow2" % who, "base.qcow2")
+
+        def peer_argv(aio):
+            return [os.environ.get("PEER_DAEMON", "qemu-storage-daemon"),
+                    "--blockdev", "file,node-name=file,filename=%s,aio=%s" % (image("peer"), aio),
+                    "--blockdev", "qcow2,node-name=disk,file=file",
+                    "--export", "vhost-user-blk,id=disk,node-name=disk,writable=on,num-queues=1,"
+                    "addr.type=unix,addr.path=%s" % sockets["peer"]]
+
+        def rate(who):
+            return count / float(sh(self.client, *args, sockets[who]))
+
+        def best_aio():
+            rates = {}
+            for aio in ("threads", "io_uring"):
+                try:
+                    rates[aio] = self.serve(peer_argv(aio), sockets["peer"], lambda: rate("peer"))
+                except (Skip, subprocess.CalledProcessError):
+                    continue
+            return max(rates, key=rates.get)
+
+        def rounds():
+            for _ in range(ROUNDS):
+                ours.append(rate("ours"))
+                peer.append(rate("peer"))
+
+        ours, peer = [], []
+        aio = best_aio()
+        self.serve(peer_argv(aio), sockets["peer"], lambda: self.serve(
+            [self.img, "serve", "--vhost-user-blk", sockets["ours"], "--queues", 1, image("ours")],
+            sockets["ours"], rounds))
+        return ours, peer, None, "QEMU's storage daemon with aio=%s" % aio
 
     # ---- whole commands ----
 
@@ -311,6 +372,10 @@ def rows(bench):
          random(WRITES, 32, write=True, cold=True, throwaway="on")),
         ("4K random write, throwaway memory, depth 32", kilo, up,
          random(WRITES, 32, write=True, cold=True, throwaway="ram")),
+        ("4K random read, served, depth 32", kilo, up, lambda: bench.served(READS, 32)),
+        ("4K random read, served, depth 1", kilo, up, lambda: bench.served(READS // 5, 1)),
+        ("4K random write, served, warm overlay, depth 32", kilo, up,
+         lambda: bench.served(READS, 32, write=True)),
         ("1M sequential read, depth 4", rate, up,
          lambda: bench.requests(IMAGE // MIB * 4, 4, MIB, MIB)),
         ("open and close a 100 GB overlay for writing", millis, down, bench.open_large),

@@ -1,0 +1,139 @@
+/*
+ * blkbench - the client's side of `make bench` for disks that are served: random reads through a
+ * vhost-user-blk socket, whoever serves it. Prints the seconds from the first request to the last
+ * completion.
+ *
+ *   blkbench [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-w] SOCKET
+ *
+ * Request i lies at i * STEP modulo the size of the disk, as in enginebench. One queue. The client asks for
+ * no notifications that it does not need, as a guest's driver does: it looks at the ring before it waits.
+ */
+#include "tests/tools/front_end.h"
+
+#include "log.h"
+#include "size.h"
+
+#include <endian.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct bench {
+    struct front_end fe;
+    uint64_t count, size, step, length; /* length: of the disk */
+    uint64_t submitted, offset;
+    unsigned depth;
+    uint32_t type;
+};
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static _Noreturn void give_up(const char *what)
+{
+    log_error("%s", what);
+    exit(1);
+}
+
+static void offer_next(struct bench *bench, unsigned slot)
+{
+    front_end_prepare(&bench->fe, 0, slot, bench->type, bench->offset / 512, (uint32_t)bench->size);
+    front_end_offer(&bench->fe, 0, slot);
+    bench->submitted++;
+    bench->offset = (bench->offset + bench->step) % bench->length;
+}
+
+static void set_up(struct bench *bench, const char *path)
+{
+    struct front_end *fe = &bench->fe;
+    struct vu_config config = {.size =
+                                   sizeof(uint64_t)}; /* the capacity: some refuse what they lack */
+    uint64_t sectors;
+
+    if (!front_end_open(fe, front_end_connect(path)) || fe->socket < 0)
+        give_up("cannot connect");
+    if (!front_end_negotiate(fe, 1ULL << VIRTIO_BLK_F_FLUSH) ||
+        !front_end_ask(fe, VU_GET_CONFIG, &config, VU_CONFIG_HEADER + config.size, NULL) ||
+        !front_end_share_memory(fe) || !front_end_start_ring(fe, 0, 0))
+        give_up("the back end does not do as it should");
+    memcpy(&sectors, config.bytes, sizeof(sectors));
+    bench->length = le64toh(sectors) * 512 / bench->size * bench->size;
+}
+
+static void run(struct bench *bench)
+{
+    uint64_t done = 0;
+
+    for (unsigned slot = 0; slot < bench->depth && bench->submitted < bench->count; slot++)
+        offer_next(bench, slot);
+    front_end_kick(&bench->fe, 0);
+    while (done < bench->count) {
+        int slot = front_end_wait(&bench->fe, 0);
+
+        if (slot < 0 || *front_end_status(&bench->fe, 0, (unsigned)slot) != VIRTIO_BLK_S_OK)
+            give_up("a request failed");
+        done++;
+        if (bench->submitted < bench->count) {
+            offer_next(bench, (unsigned)slot);
+            front_end_kick(&bench->fe, 0);
+        }
+    }
+}
+
+static uint64_t parse(const char *text)
+{
+    uint64_t value;
+
+    if (size_parse(text, 'B', &value) < 0)
+        give_up("not a number");
+    return value;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench bench = {.count = 75000, .size = 4096, .depth = 32, .type = VIRTIO_BLK_T_IN};
+    double start;
+    int c;
+
+    log_init(argv[0]);
+    while ((c = getopt(argc, argv, "c:d:s:S:w")) != -1) {
+        switch (c) {
+        case 'c':
+            bench.count = parse(optarg);
+            break;
+        case 'd':
+            bench.depth = (unsigned)parse(optarg);
+            break;
+        case 's':
+            bench.size = parse(optarg);
+            break;
+        case 'S':
+            bench.step = parse(optarg);
+            break;
+        case 'w':
+            bench.type = VIRTIO_BLK_T_OUT;
+            break;
+        default:
+            return 1;
+        }
+    }
+    if (bench.step == 0)
+        bench.step = bench.size;
+    if (optind + 1 != argc || bench.depth < 1 || bench.depth > FRONT_END_SLOTS || bench.size == 0 ||
+        bench.size % 512 != 0 || bench.size > FRONT_END_DATA)
+        give_up("usage: blkbench [-c COUNT] [-d 1..32] [-s SIZE] [-S STEP] [-w] SOCKET");
+    set_up(&bench, argv[optind]);
+    start = now();
+    run(&bench);
+    printf("%.6f\n", now() - start);
+    front_end_close(&bench.fe);
+    return 0;
+}
