@@ -17,9 +17,10 @@
 enum { SERIAL_MAX = 20 };
 
 static const char *const known[] = {"path",  "format",    "readonly", "serial", "discard",
-                                    "cache", "ephemeral", "inflight", NULL};
+                                    "cache", "ephemeral", "inflight", "aio",    NULL};
 static const char *const formats[] = {"qcow2", "raw", NULL};
 static const char *const caches[] = {"writeback", "direct", "unsafe", NULL}; /* blk_cache */
+static const char *const aios[] = {"auto", "io_uring", "threads", NULL};     /* blk_aio */
 static const char *const ephemerals[] = {"off", "on", "ram", NULL};          /* blk_ephemeral */
 
 static void warn(const char *line)
@@ -48,11 +49,13 @@ static void failed(void *opaque)
 static int read_options(struct optstr *opts, const char *text, struct blk_open_options *image,
                         struct virtio_blk_options *device, bool *inflight, struct err *err)
 {
-    int format = -1, cache = BLK_CACHE_WRITEBACK, ephemeral = BLK_EPHEMERAL_OFF, ret;
+    int format = -1, cache = BLK_CACHE_WRITEBACK, ephemeral = BLK_EPHEMERAL_OFF, aio = BLK_AIO_AUTO;
+    int ret;
 
     if ((ret = optstr_parse(opts, text, "path", err)) < 0 ||
         (ret = optstr_get_word(opts, "format", formats, &format, err)) < 0 ||
         (ret = optstr_get_word(opts, "cache", caches, &cache, err)) < 0 ||
+        (ret = optstr_get_word(opts, "aio", aios, &aio, err)) < 0 ||
         (ret = optstr_get_word(opts, "ephemeral", ephemerals, &ephemeral, err)) < 0 ||
         (ret = optstr_get_bool(opts, "readonly", &device->read_only, err)) < 0 ||
         (ret = optstr_get_bool(opts, "discard", &device->discard, err)) < 0)
@@ -76,6 +79,7 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
         return err_set(err, -EINVAL, "readonly=on and ephemeral exclude each other");
     image->format = format >= 0 ? formats[format] : blk_format_by_name(image->path);
     image->cache = (enum blk_cache)cache;
+    image->aio = (enum blk_aio)aio;
     image->ephemeral = (enum blk_ephemeral)ephemeral;
     image->writable = !device->read_only;
     image->discard = device->discard;

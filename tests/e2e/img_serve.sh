@@ -58,6 +58,7 @@ ends() {
 
 refuse "an image that is missing" "$IMG" serve --vhost-user-blk s.sock missing.qcow2
 refuse "an unknown key" "$IMG" serve --vhost-user-blk s.sock a.qcow2,read-only=on
+refuse "an unknown engine" "$IMG" serve --vhost-user-blk s.sock a.qcow2,aio=native
 refuse "an unknown format" "$IMG" serve --vhost-user-blk s.sock a.qcow2,format=vmdk
 refuse "readonly and ephemeral" "$IMG" serve --vhost-user-blk s.sock a.qcow2,readonly=on,ephemeral=on
 refuse "inflight and ephemeral" "$IMG" serve --vhost-user-blk s.sock a.qcow2,ephemeral=on,inflight=on
@@ -96,7 +97,7 @@ serve --vhost-user-blk s.sock a.qcow2
 check "the next one replaces it" listens s.sock
 ends "SIGTERM ends it" TERM
 
-serve --vhost-user-blk s.sock b.qcow2,ephemeral=ram --vhost-user-blk t.sock raw,format=raw,readonly=on
+serve --vhost-user-blk s.sock b.qcow2,ephemeral=ram,aio=threads --vhost-user-blk t.sock raw,format=raw,readonly=on
 check "the first of two images is served" listens s.sock
 check "it is the first" grep -qx 131072 capacity
 check "the second is served" listens t.sock
