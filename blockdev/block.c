@@ -164,6 +164,17 @@ int blk_vm_state_pwrite(struct blk *blk, uint64_t offset, const void *buf, size_
     return blk->writable ? blk->format->vm_state(blk, true, offset, &iov, 1, length) : -EROFS;
 }
 
+int blk_amend(struct blk *blk, const struct blk_amend_options *options, struct err *err)
+{
+    int r = require_writable(blk, "change", err);
+
+    if (r == 0 && blk->format->amend == NULL) {
+        r = err_set(err, -ENOTSUP, "Format driver '%s' does not support option amendment",
+                    blk->format->name);
+    }
+    return r == 0 ? blk->format->amend(blk, options, err) : r;
+}
+
 int blk_set_backing(struct blk *blk, const char *name, const char *format, struct err *err)
 {
     int r = require_writable(blk, "change", err);

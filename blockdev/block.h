@@ -116,6 +116,7 @@ struct blk_format {
     /* NULL where the format cannot. */
     int (*set_backing)(struct blk *blk, const char *name, const char *format, struct err *err);
     int (*make_empty)(struct blk *blk, struct err *err);
+    int (*amend)(struct blk *blk, const struct blk_amend_options *options, struct err *err);
     const struct blk_bitmap_ops *bitmaps;
     const struct blk_snapshot_ops *snapshots;
     /* As blk_check(); `fix` not 0 leaves the layer opened afresh, or, on failure, fit for close. */

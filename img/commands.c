@@ -5,6 +5,7 @@
 #include "log.h"
 
 const struct img_command img_commands[] = {
+    {"amend", cmd_amend, "[--force] [-p] [-q] [-f fmt] [-t cache] -o options filename"},
     {"bench", cmd_bench,
      "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [-n] [--no-drain] "
      "[-o offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "

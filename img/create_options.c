@@ -75,7 +75,16 @@ int create_options_add(struct create_options *options, const char *text)
     return 0;
 }
 
-bool create_options_help(const struct create_options *options, const char *format, bool has_target)
+bool create_options_are(const char *key)
+{
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if (strcmp(known[i].key, key) == 0)
+            return true;
+    }
+    return false;
+}
+
+bool create_options_asked(const struct create_options *options)
 {
     const char *at = options->text;
     bool asked = false;
@@ -86,7 +95,12 @@ bool create_options_help(const struct create_options *options, const char *forma
         asked = (n == 4 && strncmp(at, "help", 4) == 0) || (n == 1 && *at == '?');
         at += n + (at[n] == ',');
     }
-    if (!asked)
+    return asked;
+}
+
+bool create_options_help(const struct create_options *options, const char *format, bool has_target)
+{
+    if (!create_options_asked(options))
         return false;
     if (has_target)
         printf("Supported options:\n");
@@ -208,7 +222,7 @@ static int parse_compression_type(const struct create_options *options, const ch
 }
 
 /* A whole number as strtoull() takes it, a sign and octal digits included. */
-static int get_refcount_bits(struct create_options *options, const char *path)
+int create_options_refcount_bits(struct create_options *options, const char *path)
 {
     const char *text = optstr_get(&options->items, "refcount_bits");
     char line[256], *end;
@@ -232,7 +246,7 @@ static int get_refcount_bits(struct create_options *options, const char *path)
     return 0;
 }
 
-static int complain_size(const char *path, const char *key)
+int create_options_complain_size(const char *path, const char *key)
 {
     complain_value(path, key, "expects a non-negative number below 2^64");
     fprintf(stderr, "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
@@ -293,12 +307,12 @@ int create_options_parse(struct create_options *options, const char *path)
     if (check_keys(options, path) < 0)
         return -1;
     if (optstr_get_size(items, "cluster_size", &cluster_size, NULL) < 0)
-        return complain_size(path, "cluster_size");
+        return create_options_complain_size(path, "cluster_size");
     if (cluster_size > UINT32_MAX || cluster_size == 0)
         return complain(path, "Cluster size must be a power of two between 512 and 2048k");
     blk->cluster_size = (unsigned)cluster_size;
     if (optstr_get_size(items, "size", &size, NULL) < 0)
-        return complain_size(path, "size");
+        return create_options_complain_size(path, "size");
     if (optstr_get(items, "size") != NULL) {
         options->has_size = true;
         blk->size = size;
@@ -309,7 +323,7 @@ int create_options_parse(struct create_options *options, const char *path)
         return complain_value(path, "extended_l2", "expects 'on' or 'off'");
     if (optstr_get_bool(items, "data_file_raw", &blk->data_file_raw, NULL) < 0)
         return complain_value(path, "data_file_raw", "expects 'on' or 'off'");
-    if (get_refcount_bits(options, path) < 0)
+    if (create_options_refcount_bits(options, path) < 0)
         return -1;
     options->has_data_file_raw = optstr_get(items, "data_file_raw") != NULL;
     blk->data_file = optstr_get(items, "data_file");

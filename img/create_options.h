@@ -27,12 +27,23 @@ struct create_options {
 /* Takes in one -o argument ("a=b,c=d"); several add up. 0 or, after a message, -1. */
 int create_options_add(struct create_options *options, const char *text);
 
-/* Whether "help" or "?" is among the options, which are then listed for `format`. */
+/* Whether new images have an option of that name. */
+bool create_options_are(const char *key);
+
+/* Whether "help" or "?" is among the options. */
+bool create_options_asked(const struct create_options *options);
+/* The same; they are then listed for `format`. */
 bool create_options_help(const struct create_options *options, const char *format, bool has_target);
 
 /* Reads the options into `blk`, whose format is set; refuses by name what cannot be had. `path`
  * begins the messages (NULL: nothing does). 0 or, after a message, -1. */
 int create_options_parse(struct create_options *options, const char *path);
+
+/* The parts of it that `amend` has as well: refcount_bits= into options->refcount_bits and
+ * options->blk.refcount_bits (no width: UINT_MAX), and the message about a size; both as
+ * create_options_parse() returns. */
+int create_options_refcount_bits(struct create_options *options, const char *path);
+int create_options_complain_size(const char *path, const char *key);
 
 /* off, metadata, falloc or full; false: none of them. */
 bool create_options_preallocation(const char *text, enum blk_prealloc *mode);

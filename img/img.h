@@ -28,6 +28,7 @@ struct img_command {
 /* In alphabetical order, ended by an entry without a name. */
 extern const struct img_command img_commands[];
 
+int cmd_amend(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bitmap(int argc, char **argv);
 int cmd_check(int argc, char **argv);

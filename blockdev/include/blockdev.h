@@ -374,6 +374,25 @@ int blk_set_backing(struct blk *blk, const char *name, const char *format, struc
 /* Gives every cluster of the top layer back, so that it reads as its backing file. qcow2 only. */
 int blk_make_empty(struct blk *blk, struct err *err);
 
+/* What blk_amend() changes; what is 0 or not `set` stays as it is. */
+struct blk_amend_options {
+    unsigned compat;        /* 2 or 3 */
+    unsigned refcount_bits; /* 1, 2, 4 ... 64; 16 alone with compat 2 */
+    bool set_lazy_refcounts, lazy_refcounts;
+    bool set_data_file_raw, data_file_raw; /* it can be taken away alone */
+    bool set_data_file;                    /* the image has one; it takes the other name */
+    const char *data_file;                 /* "": none is written down */
+    uint64_t size;
+};
+
+/*
+ * Changes what an image is, without a change of what it shows (but for `size`). What cannot be had is
+ * refused with QEMU's words (-EINVAL, -ENOTSUP) before anything was changed; a crash or an error later
+ * leaves a sound image with some of the changes. To be closed afterwards: an encrypted image may have
+ * forgotten its key. -EIO: the image has errors.
+ */
+int blk_amend(struct blk *blk, const struct blk_amend_options *options, struct err *err);
+
 /* ---- VM state (qcow2) ---- */
 
 /*

@@ -66,7 +66,7 @@ void check_corruptions(struct check *c, uint64_t times, const char *fmt, ...)
     va_end(args);
 }
 
-static int begin(struct check *c, const struct qcow2_header *header)
+int check_begin(struct check *c, const struct qcow2_header *header)
 {
     int rc = c->file->ops->size(c->file, &c->file_bytes);
 
@@ -89,6 +89,16 @@ static int begin(struct check *c, const struct qcow2_header *header)
     check_refs_init(&c->active_tables, c->file_clusters);
     check_refs_init(&c->other_tables, c->file_clusters);
     return rc < 0 ? rc : check_load_reftable(c);
+}
+
+void check_end(struct check *c)
+{
+    check_refs_free(&c->refs);
+    check_refs_free(&c->active_tables);
+    check_refs_free(&c->other_tables);
+    free(c->snapshots);
+    free(c->reftable);
+    free(c->block);
 }
 
 /* -EIO when single refcounts cannot be put right and no more than that was asked for. */
@@ -162,7 +172,7 @@ static int run(struct check *c, const struct qcow2_header *header, struct err *e
 {
     struct blk_check_result *r = c->result;
     struct err problem = {.text = ""};
-    int rc = begin(c, header);
+    int rc = check_begin(c, header);
 
     if (rc == 0)
         rc = check_load_snapshots(c, &problem);
@@ -177,12 +187,7 @@ static int run(struct check *c, const struct qcow2_header *header, struct err *e
         rc = clear_bits(c);
     if (rc == 0 && c->wrote)
         rc = c->file->ops->sync(c->file);
-    check_refs_free(&c->refs);
-    check_refs_free(&c->active_tables);
-    check_refs_free(&c->other_tables);
-    free(c->snapshots);
-    free(c->reftable);
-    free(c->block);
+    check_end(c);
     if (rc < 0 && problem.text[0] == '\0')
         return err_set_errno(err, rc, "%s: Could not check the image", c->path);
     return rc < 0 ? err_set(err, rc, "%s", problem.text) : 0;
@@ -237,13 +242,13 @@ static int settle(struct qcow2 *q)
     return rc;
 }
 
-/* Opens the layer afresh, because its tables on disk have changed. */
-static int reopen(struct blk *blk, struct err *err)
+int qcow2_reopen(struct blk *blk, bool for_check, struct err *err)
 {
     const struct blk_open_options options = {.path = blk->path,
                                              .writable = true,
                                              .discard = blk->can_discard,
-                                             .for_check = true,
+                                             .for_check = for_check,
+                                             .metadata_only = !for_check,
                                              .no_data_file = blk->data_file == NULL};
     int rc;
 
@@ -283,6 +288,6 @@ int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, cons
     rc = blk->format->close(blk, err);
     if (rc == 0)
         rc = repair(&c, &header, err);
-    reopened = reopen(blk, rc == 0 ? err : NULL);
+    reopened = qcow2_reopen(blk, true, rc == 0 ? err : NULL);
     return rc < 0 ? rc : reopened;
 }

@@ -91,9 +91,10 @@ struct check {
     uint64_t snapshot_bytes;  /* that it takes on disk now */
     uint64_t snapshot_faults; /* that a new table would be without */
 
-    bool has_data_file; /* guest clusters lie there, and have no refcounts */
-    bool needs_rebuild; /* refcounts cannot be put right one by one */
-    bool wrote;         /* something was repaired */
+    bool has_data_file;  /* guest clusters lie there, and have no refcounts */
+    uint64_t zero_flags; /* L2 entries with bit 0 set, compressed ones left out */
+    bool needs_rebuild;  /* refcounts cannot be put right one by one */
+    bool wrote;          /* something was repaired */
 
     /* The refcount block that was read last, and whether it is to be written back. */
     unsigned char *block;
@@ -106,6 +107,10 @@ struct check {
     void *opaque;
     bool quiet; /* nothing is reported: a further walk */
 };
+
+/* Begins to look at the image in c->file, which no layer is open on; check_end() is called in any case. */
+int check_begin(struct check *c, const struct qcow2_header *header);
+void check_end(struct check *c);
 
 /* One line for the report. */
 void check_say(const struct check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -21,7 +21,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEADER_REFTABLE = 48 }; /* refcount_table_offset, then refcount_table_clusters */
+enum {
+    HEADER_REFTABLE = 48, /* refcount_table_offset, then refcount_table_clusters */
+    HEADER_REFCOUNT_ORDER = 96,
+    HEADER_SWITCH_BYTES = 100 - HEADER_REFTABLE,
+};
 
 struct plan {
     uint64_t first_cluster; /* of the new structures: the blocks, then the table */
@@ -98,15 +102,20 @@ static int write_structures(struct check *c, const struct plan *p)
 
 static int switch_header(struct check *c, const struct plan *p)
 {
-    unsigned char raw[12];
+    unsigned char raw[HEADER_SWITCH_BYTES];
+    size_t bytes = c->header.version >= 3 ? sizeof(raw) : 12;
     int rc = c->file->ops->sync(c->file);
 
     c->header.refcount_table_offset = (p->first_cluster + p->blocks) * c->cluster_size;
     c->header.refcount_table_clusters = (uint32_t)p->table_clusters;
+    if (rc == 0)
+        rc = file_pread(c->file, HEADER_REFTABLE, raw, bytes);
     store_be64(raw, c->header.refcount_table_offset);
     store_be32(raw + 8, c->header.refcount_table_clusters);
+    if (c->header.version >= 3) /* it may be another one (check_amend.c) */
+        store_be32(raw + HEADER_REFCOUNT_ORDER - HEADER_REFTABLE, c->header.refcount_order);
     if (rc == 0)
-        rc = file_pwrite(c->file, HEADER_REFTABLE, raw, sizeof(raw));
+        rc = file_pwrite(c->file, HEADER_REFTABLE, raw, bytes);
     if (rc == 0)
         rc = c->file->ops->sync(c->file);
     return rc;

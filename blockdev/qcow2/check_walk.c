@@ -259,6 +259,7 @@ static int count_l2_entry(struct check *c, const struct l2_entry *e, const struc
         c->result->fragmented_clusters += uses->active;
         return count_compressed(c, entry, uses->all);
     }
+    c->zero_flags += (entry & QCOW2_L2_ZERO) != 0;
     if (entry & QCOW2_L2_RESERVED)
         check_corruptions(c, uses->all, "ERROR found l2 entry with reserved bits set: %" PRIx64,
                           entry);

@@ -16,11 +16,14 @@
 enum { SECTOR = 512 }; /* what a disk writes whole */
 
 enum {
+    AT_VERSION = 4,
     AT_BACKING_OFFSET = 8,
     AT_BACKING_SIZE = 16,
     AT_SIZE = 24,
     AT_L1_SIZE = 36,
     AT_REFTABLE_OFFSET = 48,
+    AT_REFCOUNT_ORDER = 96,
+    AT_HEADER_LENGTH = 100,
 };
 
 int qcow2_header_write_features(struct qcow2 *q, uint64_t incompatible, uint64_t autoclear)
@@ -139,6 +142,7 @@ struct content {
     const void *data;                          /* what comes in its place; or NULL */
     uint32_t length;
     bool without_names; /* the table of feature names goes too: nothing needs it */
+    unsigned version;   /* that it becomes; 0: as it was */
 };
 
 /* A new cluster 0. */
@@ -165,6 +169,19 @@ static uint64_t place_name(const struct qcow2 *q, uint64_t length, uint64_t old_
     return range_within(at, length, q->cluster_size) ? at : end;
 }
 
+/* The fixed part of a header of that version, which knows no features yet. Returns its length. */
+static uint64_t put_version(uint8_t *raw, unsigned version)
+{
+    store_be32(raw + AT_VERSION, version);
+    if (version < 3) {
+        return QCOW2_V2_HEADER_LENGTH;
+    }
+    memset(raw + QCOW2_V2_HEADER_LENGTH, 0, QCOW2_V3_HEADER_LENGTH - QCOW2_V2_HEADER_LENGTH);
+    store_be32(raw + AT_REFCOUNT_ORDER, QCOW2_DEFAULT_REFCOUNT_ORDER);
+    store_be32(raw + AT_HEADER_LENGTH, QCOW2_V3_HEADER_LENGTH);
+    return QCOW2_V3_HEADER_LENGTH;
+}
+
 /* Builds it from the old one; false when it does not fit. */
 static bool build(const struct qcow2 *q, const uint8_t *old, const struct content *content,
                   struct rewritten *new)
@@ -176,6 +193,9 @@ static bool build(const struct qcow2 *q, const uint8_t *old, const struct conten
     bool fits = true;
 
     memcpy(new->raw, old, q->cluster_size);
+    if (content->version != 0) {
+        to = put_version(new->raw, content->version);
+    }
     if (format != NULL) {
         fits = put_extension(new->raw, q->cluster_size, &to, QCOW2_EXT_BACKING_FORMAT, format,
                              (uint32_t)strlen(format));
@@ -380,6 +400,31 @@ int qcow2_header_rewrite_extension(struct qcow2 *q, uint32_t type, const void *d
     if (r == -EFBIG) {
         content.without_names = true;
         r = rewrite(q, &content, NULL);
+    }
+    return r;
+}
+
+int qcow2_header_rewrite_version(struct qcow2 *q, unsigned version, struct err *err)
+{
+    const struct content content = {
+        .backing_name = q->blk->backing_name,
+        .backing_format = q->blk->backing_format,
+        .without_names = true, /* version 2 has none of these features */
+        .version = version,
+    };
+    int r = rewrite(q, &content, err);
+
+    if (r == -EFBIG) {
+        return err_set(err, r, "'%s': a header of that version has too little room", q->blk->path);
+    }
+    if (r == 0) {
+        q->header.version = version;
+        q->header.header_length = version < 3 ? QCOW2_V2_HEADER_LENGTH : QCOW2_V3_HEADER_LENGTH;
+        q->header.refcount_order = QCOW2_DEFAULT_REFCOUNT_ORDER;
+        q->header.incompatible_features = 0;
+        q->header.compatible_features = 0;
+        q->header.autoclear_features = 0;
+        q->is_lazy = false;
     }
     return r;
 }

@@ -313,6 +313,7 @@ const struct blk_format qcow2_format = {
     .check = qcow2_check,
     .set_backing = qcow2_set_backing,
     .make_empty = qcow2_make_empty,
+    .amend = qcow2_amend,
     .track = qcow2_bitmaps_track,
     .bitmaps = &qcow2_bitmap_ops,
     .snapshots = &qcow2_snapshot_ops,

@@ -63,6 +63,15 @@ int qcow2_repair_dirty(struct blk *blk, const struct qcow2_header *header,
 int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, const char *line),
                 void *opaque, struct blk_check_result *result, struct err *err);
 
+/* Counts all references of the image in blk->file, which no layer is open on. -EIO: it has errors. With
+ * refcounts of another width, new ones are put in place. `is_downgrade`: -ENOTSUP where an entry has the
+ * zero flag. */
+int qcow2_change_refcount_bits(struct blk *blk, const struct qcow2_header *header, unsigned bits,
+                               bool is_downgrade, struct err *err);
+/* Opens the layer afresh, because the file has changed: without a key, and `for_check` as in
+ * blk_open_options. */
+int qcow2_reopen(struct blk *blk, bool for_check, struct err *err);
+
 /* ---- table.c: the L1 table and the refcount table ---- */
 
 enum { QCOW2_TABLE_SECTOR_ENTRIES = 64 }; /* what one dirty bit covers: 512 bytes on disk */
@@ -544,6 +553,9 @@ int qcow2_header_write_size(struct qcow2 *q, uint64_t size);
 /* Size, L1 table, refcount table and snapshot table, all in one write. */
 int qcow2_header_write_tables(struct qcow2 *q, const struct qcow2_header *header);
 int qcow2_set_backing(struct blk *blk, const char *name, const char *format, struct err *err);
+/* Makes it a header of version 2 or 3 of an image without any of version 3's features; everything else
+ * is stable. */
+int qcow2_header_rewrite_version(struct qcow2 *q, unsigned version, struct err *err);
 /* Takes the extension of that type out of the header and puts `data` (NULL: nothing) in; one write.
  * -EFBIG: it does not fit. Syncs. */
 int qcow2_header_rewrite_extension(struct qcow2 *q, uint32_t type, const void *data,
@@ -582,7 +594,7 @@ int qcow2_drop_tail(struct qcow2 *q, uint64_t from);
 /* Makes what was given up stable and cuts the file behind the last cluster in use. Drops the lock. */
 int qcow2_give_space_back(struct qcow2 *q);
 
-/* write.c, zero.c, resize.c, empty.c: the format's operations; without the lock */
+/* write.c, zero.c, resize.c, empty.c, amend.c: the format's operations; without the lock */
 int qcow2_write(struct blk *blk, uint64_t offset, const struct iovec *iov, int count,
                 uint64_t length);
 int qcow2_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags);
@@ -590,6 +602,9 @@ int qcow2_discard(struct blk *blk, uint64_t offset, uint64_t length);
 int qcow2_resize(struct blk *blk, uint64_t size, struct err *err);
 /* Puts a larger L1 table of `count` entries in place. For who has the image to himself. */
 int qcow2_grow_l1(struct qcow2 *q, uint64_t count);
+/* Makes what the table says to be zeros unallocated, or data where something lies below. */
+int qcow2_unflag_zeroes(struct qcow2 *q);
+int qcow2_amend(struct blk *blk, const struct blk_amend_options *options, struct err *err);
 /* vm_state.c */
 int qcow2_vm_state(struct blk *blk, bool is_write, uint64_t offset, const struct iovec *iov,
                    int count, uint64_t length);

@@ -300,3 +300,28 @@ int qcow2_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsign
     }
     return r;
 }
+
+int qcow2_unflag_zeroes(struct qcow2 *q)
+{
+    uint64_t length = q->blk->length, next;
+    int r = 0;
+
+    for (uint64_t at = 0; at < length && r == 0; at = next) {
+        struct layer_extent own;
+        uint64_t start = at;
+
+        r = qcow2_map(q->blk, at, length - at, 0, &own);
+        next = at + own.length;
+        if (r != 0 || own.kind != BLK_EXTENT_ZERO) {
+            continue;
+        }
+        if (q->blk->backing_name != NULL) {
+            r = write_real_zeroes(q, at, own.length);
+            continue;
+        }
+        while (start < next && r == 0) {
+            r = zero_step(q, &start, align_up(next, q->cluster_size), HOW_FREE);
+        }
+    }
+    return r;
+}

@@ -121,6 +121,22 @@ int op_commit(struct world *world, uint64_t arg)
     return run_command(world, cmd_commit, argv);
 }
 
+int op_amend(struct world *world, uint64_t arg)
+{
+    static const char *const options[] = {
+        "refcount_bits=64",
+        "compat=0.10,refcount_bits=16",
+        "compat=1.1,lazy_refcounts=on,refcount_bits=8",
+        "lazy_refcounts=off,refcount_bits=16",
+    };
+    char text[64];
+    char *argv[] = {(char[]){"amend"}, (char[]){"-q"}, (char[]){"-f"},        (char[]){"qcow2"},
+                    (char[]){"-o"},    text,           (char[]){"top.qcow2"}, NULL};
+
+    (void)snprintf(text, sizeof(text), "%s", options[arg]);
+    return run_command(world, cmd_amend, argv);
+}
+
 static int rebase(struct world *world, char *base, char *format)
 {
     char *argv[] = {(char[]){"rebase"},    (char[]){"-q"},

@@ -17,8 +17,8 @@ q=$work/qemu m=$work/minivmm
 mkdir -p "$q" "$m"
 
 normalise() {
-    sed -e 's/^qemu-img\b/IMG/; s/^minivmm-img\b/IMG/' -e "s/Try 'qemu-img/Try 'IMG/" \
-        -e "s/Try 'minivmm-img/Try 'IMG/" -e 's/^\( *"actual-size": \)[0-9]*/\1N/' \
+    sed -e 's/^qemu-img\b/IMG/; s/^minivmm-img\b/IMG/' -e "s/'qemu-img\b/'IMG/; s/'minivmm-img\b/'IMG/" \
+        -e 's/^\( *"actual-size": \)[0-9]*/\1N/' \
         -e 's/^disk size: .*/disk size: N/' | tr '\r' '\n'
 }
 
