@@ -147,7 +147,8 @@ struct blk {
     struct file *data_file; /* that file; NULL: there is none, or it was not to be opened */
     dev_t data_device;
     ino_t data_inode;
-    void *state; /* the format's */
+    void *state;           /* the format's */
+    struct merged *merged; /* what is known of the layers below this one, the top; or NULL */
 
     pthread_mutex_t first_sector_lock; /* raw.c: see there */
     pthread_mutex_t problem_lock;

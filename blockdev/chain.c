@@ -5,25 +5,27 @@
  * holds it ends the search. A layer that is shorter than the one above it reads as zeros behind its
  * end; a longer one is never seen past the end of the layer above, because every search is first
  * clipped to the top layer's length and then to each layer's on the way down.
+ *
+ * Of a chain with several layers below the top the answers of those are remembered (merged.c).
  */
 #include "block.h"
 #include "checked.h"
 #include "iov.h"
+#include "merged.h"
 
 #include <errno.h>
 #include <string.h>
 
-enum { SLICE_ENTRIES = 64 };
+enum { SLICE_ENTRIES = 64, AHEAD = 1 << 20 };
 
-int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags, struct blk **layer,
-              unsigned *depth, struct layer_extent *extent)
+/* From `blk` down, which lies `depth` layers below the top. */
+static int walk(struct blk *blk, unsigned d, uint64_t offset, uint64_t length, unsigned flags,
+                struct blk **layer, unsigned *depth, struct layer_extent *extent)
 {
-    unsigned d = 0;
-
-    *depth = 0;
+    *depth = d == 0 ? 0 : d - 1;
     *layer = NULL;
     *extent = (struct layer_extent){.kind = BLK_EXTENT_UNALLOCATED, .hold = BLK_NOT_HELD};
-    for (struct blk *blk = top; blk != NULL; blk = blk->backing, d++) {
+    for (; blk != NULL; blk = blk->backing, d++) {
         int r;
 
         if (offset >= blk->length) {
@@ -43,6 +45,45 @@ int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags,
     /* Nobody's, but the last layer may keep a place for it. */
     extent->length = length;
     return 0;
+}
+
+/* The same from the layer below `top` on, by what is remembered of it. What is not is asked from the start
+ * of a piece on, and for more than is wanted now: so the answer serves others too. (That is in the same
+ * cluster of every layer: what is wrong elsewhere is not met here.) */
+static int map_below(struct blk *top, uint64_t offset, uint64_t length, unsigned flags,
+                     struct blk **layer, unsigned *depth, struct layer_extent *extent)
+{
+    uint64_t start = merged_start(top->merged, offset);
+
+    if (merged_find(top->merged, offset, length, layer, depth, extent)) {
+        return 0;
+    }
+    if (walk(top->backing, 1, start, max_u64(length, AHEAD) + (offset - start),
+             flags & ~(unsigned)LAYER_MAP_HOLD, layer, depth, extent) == 0) {
+        merged_keep(top->merged, start, *layer, *depth, extent);
+        if (merged_find(top->merged, offset, length, layer, depth, extent)) {
+            return 0;
+        }
+    }
+    return walk(top->backing, 1, offset, length, flags, layer, depth, extent);
+}
+
+int chain_map(struct blk *top, uint64_t offset, uint64_t length, unsigned flags, struct blk **layer,
+              unsigned *depth, struct layer_extent *extent)
+{
+    int r;
+
+    /* Holes inside of what is allocated are not remembered. */
+    if (top == NULL || top->merged == NULL || (flags & LAYER_MAP_PRECISE) != 0 ||
+        offset >= top->length) {
+        return walk(top, 0, offset, length, flags, layer, depth, extent);
+    }
+    *depth = 0;
+    *layer = top;
+    r = top->format->map(top, offset, min_u64(length, top->length - offset), flags, extent);
+    return r != 0 || extent->kind != BLK_EXTENT_UNALLOCATED
+               ? r
+               : map_below(top, offset, extent->length, flags, layer, depth, extent);
 }
 
 void chain_unhold(struct blk *layer, int hold)

@@ -15,6 +15,7 @@
 #include "block.h"
 #include "checked.h"
 #include "iov.h"
+#include "merged.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -409,6 +410,7 @@ int ephemeral_open(const struct blk_open_options *options, struct blk **out, str
         (void)blk_close(base, NULL);
         return err_set_errno(err, -ENOMEM, "Could not open '%s'", options->path);
     }
+    blk->merged = merged_create(blk);
     *out = blk;
     return 0;
 }

@@ -7,6 +7,7 @@
 #include "block.h"
 #include "bytes.h"
 #include "checked.h"
+#include "merged.h"
 #include "qcow2/format.h"
 
 #include <errno.h>
@@ -84,6 +85,7 @@ void blk_free_layer(struct blk *blk)
     free(blk->backing_name);
     free(blk->backing_format);
     free(blk->backing_path);
+    merged_free(blk->merged);
     pthread_mutex_destroy(&blk->first_sector_lock);
     pthread_mutex_destroy(&blk->problem_lock);
     free(blk);
@@ -308,6 +310,7 @@ int blk_open_file(struct file *file, const struct blk_open_options *options, str
         blk_close(top, NULL);
         return r;
     }
+    top->merged = merged_create(top);
     *out = top;
     return 0;
 }
