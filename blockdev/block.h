@@ -99,6 +99,7 @@ struct blk_format {
                     size_t *packed_length);
     int (*write_packed)(struct blk *blk, uint64_t offset, const void *packed, size_t length);
     int (*flush)(struct blk *blk);
+    int (*to_file)(struct blk *blk); /* a flush with BLK_REQ_TO_FILE; NULL where nothing is kept */
     int (*resize)(struct blk *blk, uint64_t size, struct err *err);
     /* `mode` is not BLK_PREALLOC_OFF; the range reads as zeros. */
     int (*preallocate)(struct blk *blk, uint64_t offset, uint64_t length, enum blk_prealloc mode,

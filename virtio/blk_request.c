@@ -233,7 +233,8 @@ static void settle(struct blk_vq *queue)
         return;
     queue->settling = queue->unsettled;
     queue->unsettled = NULL;
-    queue->settle = (struct blk_request){.op = BLK_FLUSH, .done = settled, .opaque = queue};
+    queue->settle = (struct blk_request){
+        .op = BLK_FLUSH, .flags = BLK_REQ_TO_FILE, .done = settled, .opaque = queue};
     blk_submit(queue->engine, &queue->settle);
 }
 

@@ -127,6 +127,9 @@ enum {
     /* WRITE_ZEROES: the top layer itself holds the zeros, even where what lies below shows zeros as
      * well: for use before the backing file changes. */
     BLK_REQ_HIDE = 4,
+    /* FLUSH: it is enough that what has completed survives this process (blk_unsettled()); what a loss of
+     * power leaves is as without it. */
+    BLK_REQ_TO_FILE = 8,
 };
 
 /*
@@ -279,7 +282,7 @@ struct blk_encryption {
 bool blk_get_encryption(struct blk *blk, struct blk_encryption *encryption);
 
 /* Whether something that completed requests have done would be lost with this process, because it is in its
- * memory alone: a mapping that is not in the file. After a flush it is not. What a throwaway overlay holds
+ * memory alone: a mapping that is not in the file. After a flush it is not, nor after one with BLK_REQ_TO_FILE. What a throwaway overlay holds
  * does not count, nor do bitmaps. May be true once in a while where it need not. Any thread. */
 bool blk_unsettled(struct blk *blk);
 

@@ -32,7 +32,8 @@
  *
  * A barrier is left out when nothing in the copies depends on it: no dirty refcounts and no new
  * entry that leads anywhere (then only frees and zero flags are in them). A commit for room in the
- * cache alone is not durable: it leaves out stages 5 and 6, and a later one makes up for it.
+ * cache, or for what is to survive this process alone (qcow2_to_file), is not durable: it leaves out
+ * stages 5 and 6, and a later one makes up for it.
  *
  * A write that fails leaves its slices dirty, and the commit can be tried again. A sync that fails
  * does not: the kernel may have dropped what it could not write, so that trying again would claim
@@ -379,6 +380,20 @@ static int commit(struct qcow2 *q, bool durable, bool with_refcounts)
 int qcow2_commit(struct qcow2 *q, bool durable)
 {
     return commit(q, durable, !q->is_lazy || !durable);
+}
+
+int qcow2_to_file(struct blk *blk)
+{
+    struct qcow2 *q = qcow2_of(blk);
+    int r;
+
+    if (q->check_only) {
+        return 0;
+    }
+    pthread_mutex_lock(&q->lock);
+    r = commit(q, false, !q->is_lazy);
+    pthread_mutex_unlock(&q->lock);
+    return r;
 }
 
 /* Two commits: what the first one releases is written by the second. */

@@ -303,6 +303,7 @@ const struct blk_format qcow2_format = {
     .compress = qcow2_compress,
     .write_packed = qcow2_write_packed,
     .flush = qcow2_flush,
+    .to_file = qcow2_to_file,
     .resize = qcow2_resize,
     .preallocate = qcow2_preallocate,
     .vm_state = qcow2_vm_state,

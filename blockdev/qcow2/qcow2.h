@@ -534,6 +534,7 @@ int qcow2_sync(struct qcow2 *q);
  * lock. */
 int qcow2_break(struct qcow2 *q, int code);
 int qcow2_flush(struct blk *blk);
+int qcow2_to_file(struct blk *blk);
 
 /* lazy.c */
 /* The committer's: sets the dirty bit, stable, unless it is. Drops the lock. */

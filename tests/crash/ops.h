@@ -12,7 +12,8 @@
  * One random request of the workload's mix:
  *   w write  W write whole clusters  F write with FUA  o overwrite near the front
  *   c write whole clusters compressed
- *   f flush  z write zeroes  u the same and unmap  d discard  r read and compare
+ *   f flush  t flush to the file alone (BLK_REQ_TO_FILE)
+ *   z write zeroes  u the same and unmap  d discard  r read and compare
  */
 int op_mix(struct world *world, uint64_t arg);
 /* A request of the mix to a cluster in every `arg` bytes: much metadata is dirty at once. */

@@ -149,6 +149,18 @@ static void flush_request(struct actor *actor)
     }
 }
 
+/* What it does is of no use after a power cut, and may do no harm then. */
+static void to_file_request(struct actor *actor)
+{
+    bool was_over = world_fault_is_over(actor->world);
+    int r = run_request(actor, BLK_FLUSH, BLK_REQ_TO_FILE, 0, 0);
+
+    world_judge(actor->world, "flush to the file", r, was_over, false);
+    if (r == 0 && actor->is_alone && blk_unsettled(actor->world->blk)) {
+        world_complain(actor->world, "something is in memory alone after a flush to the file");
+    }
+}
+
 /* A discard may do nothing. Where it was seen to do something it counts as zeros. */
 static void discard_request(struct actor *actor, uint64_t sector, uint64_t count)
 {
@@ -204,6 +216,9 @@ static void request(struct actor *actor, char letter, uint64_t sector, uint64_t 
         break;
     case 'f':
         flush_request(actor);
+        break;
+    case 't':
+        to_file_request(actor);
         break;
     case 'd':
         discard_request(actor, sector, count);

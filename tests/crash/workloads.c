@@ -198,6 +198,20 @@ const struct workload workloads[] = {
                   {op_mix, 0, 8}},
     },
     {
+        .name = "flushes to the file",
+        .make = {OVERLAY("cluster_size=4k")},
+        .files = {"top.qcow2", "base.raw"},
+        .mix = "wwwWozudttttf",
+        .steps = {{op_mix, 0, 60}},
+    },
+    {
+        .name = "flushes to the file, lazy refcounts",
+        .make = {TOP("cluster_size=4k,lazy_refcounts=on", "2M")},
+        .files = {"top.qcow2"},
+        .mix = "wwwWozudttttf",
+        .steps = {{op_mix, 0, 60}},
+    },
+    {
         .name = "lazy refcounts",
         .make = {TOP("cluster_size=4k,lazy_refcounts=on", "2M")},
         .files = {"top.qcow2"},
