@@ -163,13 +163,14 @@ class Bench:
             server.stderr.close()
             socket.unlink(missing_ok=True)
 
-    def served(self, count, depth, write=False):
-        """The same client in front of `minivmm-img serve` and of qemu-storage-daemon."""
+    def served(self, count, depth, write=False, cold=False):
+        """The same client in front of `minivmm-img serve` and of qemu-storage-daemon. `cold`: writes to new
+        overlays, and ours writes down what is in flight, so that the client could outlive it."""
         args = ["-c", count, "-d", depth, "-s", 4096, "-S", STRIDE] + (["-w"] if write else [])
         sockets = {who: self.path("%s.sock" % who) for who in ("ours", "peer")}
 
         def image(who):
-            if write:
+            if write and not cold:
                 return self.path("warm-%s.qcow2" % who)
             return self.overlay("served-%s.qcow2" % who, "base.qcow2")
 
@@ -181,7 +182,12 @@ class Bench:
                     "addr.type=unix,addr.path=%s" % sockets["peer"]]
 
         def rate(who):
-            return count / float(sh(self.client, *args, sockets[who]))
+            own = ["-i"] if cold and who == "ours" else []
+            return count / float(sh(self.client, *args, *own, sockets[who]))
+
+        def ours_argv():
+            return [self.img, "serve", "--vhost-user-blk", sockets["ours"], "--queues", 1,
+                    image("ours")]
 
         def best_aio():
             rates = {}
@@ -192,16 +198,17 @@ class Bench:
                     continue
             return max(rates, key=rates.get)
 
-        def rounds():
-            for _ in range(ROUNDS):
+        def rounds(number):
+            for _ in range(number):
                 ours.append(rate("ours"))
                 peer.append(rate("peer"))
 
         ours, peer = [], []
         aio = best_aio()
-        self.serve(peer_argv(aio), sockets["peer"], lambda: self.serve(
-            [self.img, "serve", "--vhost-user-blk", sockets["ours"], "--queues", 1, image("ours")],
-            sockets["ours"], rounds))
+        # A new overlay is new once.
+        for number in [1] * ROUNDS if cold else [ROUNDS]:
+            self.serve(peer_argv(aio), sockets["peer"], lambda n=number: self.serve(
+                ours_argv(), sockets["ours"], lambda: rounds(n)))
         return ours, peer, None, "QEMU's storage daemon with aio=%s" % aio
 
     # ---- whole commands ----
@@ -376,6 +383,8 @@ def rows(bench):
         ("4K random read, served, depth 1", kilo, up, lambda: bench.served(READS // 5, 1)),
         ("4K random write, served, warm overlay, depth 32", kilo, up,
          lambda: bench.served(READS, 32, write=True)),
+        ("4K random write, served, cold, crash-safe, depth 32", kilo, up,
+         lambda: bench.served(WRITES, 32, write=True, cold=True)),
         ("1M sequential read, depth 4", rate, up,
          lambda: bench.requests(IMAGE // MIB * 4, 4, MIB, MIB)),
         ("open and close a 100 GB overlay for writing", millis, down, bench.open_large),

@@ -3,8 +3,9 @@
  * vhost-user-blk socket, whoever serves it. Prints the seconds from the first request to the last
  * completion.
  *
- *   blkbench [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-w] SOCKET
+ *   blkbench [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-w] [-i] SOCKET
  *
+ * -i: the back end writes down what is in flight, so that the client could outlive it.
  * Request i lies at i * STEP modulo the size of the disk, as in enginebench. One queue. The client asks for
  * no notifications that it does not need, as a guest's driver does: it looks at the ring before it waits.
  */
@@ -27,6 +28,7 @@ struct bench {
     uint64_t submitted, offset;
     unsigned depth;
     uint32_t type;
+    bool is_recorded;
 };
 
 static double now(void)
@@ -51,6 +53,16 @@ static void offer_next(struct bench *bench, unsigned slot)
     bench->offset = (bench->offset + bench->step) % bench->length;
 }
 
+/* What is in flight is to be written down. */
+static bool record(struct front_end *fe)
+{
+    struct vu_inflight inflight = {.queues = 1, .queue_size = FRONT_END_RING_SIZE};
+    int fd;
+
+    return front_end_ask(fe, VU_GET_INFLIGHT_FD, &inflight, sizeof(inflight), &fd) &&
+           front_end_tell(fe, VU_SET_INFLIGHT_FD, &inflight, sizeof(inflight), &fd, 1);
+}
+
 static void set_up(struct bench *bench, const char *path)
 {
     struct front_end *fe = &bench->fe;
@@ -62,7 +74,8 @@ static void set_up(struct bench *bench, const char *path)
         give_up("cannot connect");
     if (!front_end_negotiate(fe, 1ULL << VIRTIO_BLK_F_FLUSH) ||
         !front_end_ask(fe, VU_GET_CONFIG, &config, VU_CONFIG_HEADER + config.size, NULL) ||
-        !front_end_share_memory(fe) || !front_end_start_ring(fe, 0, 0))
+        !front_end_share_memory(fe) || (bench->is_recorded && !record(fe)) ||
+        !front_end_start_ring(fe, 0, 0))
         give_up("the back end does not do as it should");
     memcpy(&sectors, config.bytes, sizeof(sectors));
     bench->length = le64toh(sectors) * 512 / bench->size * bench->size;
@@ -104,7 +117,7 @@ int main(int argc, char **argv)
     int c;
 
     log_init(argv[0]);
-    while ((c = getopt(argc, argv, "c:d:s:S:w")) != -1) {
+    while ((c = getopt(argc, argv, "c:d:s:S:wi")) != -1) {
         switch (c) {
         case 'c':
             bench.count = parse(optarg);
@@ -118,6 +131,9 @@ int main(int argc, char **argv)
         case 'S':
             bench.step = parse(optarg);
             break;
+        case 'i':
+            bench.is_recorded = true;
+            break;
         case 'w':
             bench.type = VIRTIO_BLK_T_OUT;
             break;
@@ -129,7 +145,7 @@ int main(int argc, char **argv)
         bench.step = bench.size;
     if (optind + 1 != argc || bench.depth < 1 || bench.depth > FRONT_END_SLOTS || bench.size == 0 ||
         bench.size % 512 != 0 || bench.size > FRONT_END_DATA)
-        give_up("usage: blkbench [-c COUNT] [-d 1..32] [-s SIZE] [-S STEP] [-w] SOCKET");
+        give_up("usage: blkbench [-c COUNT] [-d 1..32] [-s SIZE] [-S STEP] [-w] [-i] SOCKET");
     set_up(&bench, argv[optind]);
     start = now();
     run(&bench);
