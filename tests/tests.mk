@@ -6,6 +6,8 @@ JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 DOCS     := README.md CHANGELOG.md CONTRIBUTING.md LICENSE
 MAN1     = $(wildcard docs/man/*.1)
 BINARIES = $(BUILD)/minivmm $(BUILD)/minivmm-img
+# bash looks there for what a command's name is.
+COMPLETIONS = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 
 ##> Building
 ##  make                 builds build/minivmm, build/minivmm-img and, for tests, build/minivmm-io
@@ -73,14 +75,17 @@ lint: deps
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/minivmm \
-		$(DESTDIR)$(PREFIX)/share/man/man1
+		$(DESTDIR)$(PREFIX)/share/man/man1 $(COMPLETIONS)
 	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(wildcard $(DOCS)) $(DESTDIR)$(PREFIX)/share/doc/minivmm
 	$(if $(MAN1),install -m 644 $(MAN1) $(DESTDIR)$(PREFIX)/share/man/man1)
+	install -m 644 completion/minivmm.bash $(COMPLETIONS)/minivmm
+	ln -sf minivmm $(COMPLETIONS)/minivmm-img
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(BINARIES)))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/man/man1/,$(notdir $(MAN1)))
+	rm -f $(COMPLETIONS)/minivmm $(COMPLETIONS)/minivmm-img
 	rm -rf $(DESTDIR)$(PREFIX)/share/doc/minivmm
 
 .PHONY: help deps check check-unit check-diff check-crash check-fuzz check-e2e check-rig check-asan check-tsan \

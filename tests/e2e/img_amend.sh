@@ -122,7 +122,7 @@ for options in backing_file=base backing_fmt=qcow2 backing_file=base,backing_fmt
 done
 for options in foo=bar compat=foo compat= compat=2 lazy_refcounts=foo refcount_bits=7 refcount_bits=0 refcount_bits=128 \
     refcount_bits=x refcount_bits= refcount_bits=-1 refcount_bits=99999999999999999999 cluster_size=64k preallocation=off \
-    encryption=off encrypt.format=luks extended_l2=on compression_type=zlib encrypt.state=active data_file_raw=x '' , a, a \
+    encryption=off encrypt.format=luks extended_l2=on compression_type=zlib encrypt.state=active data_file_raw=x '' ',' 'a,' a \
     refcount_bits=3,compat=foo compat=1.1,backing_file=base size=1M,foo=bar; do
     same "'$options'" amend -o "$options" a
 done
