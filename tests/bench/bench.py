@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import time
 
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
 ROUNDS = 3 if QUICK else 7
@@ -28,6 +29,7 @@ STRIDE = 4096 * 20011
 GUEST_MIB = 256
 GUEST_MEMORY = "%dM" % GUEST_MIB
 GUEST_PASSED = 42
+CROWD = 50
 MEASURE = sys.argv[1] + "/tests/bench/measure"
 
 
@@ -97,18 +99,18 @@ class Bench:
     def limit_seconds(self, args, image):
         return float(sh(self.engine, "--limit", *args, image))
 
-    def qemu_seconds(self, args, image, aio):
-        text = sh("qemu-img", "bench", "-f", "qcow2", "-t", "writeback", "-i", aio, *args, image)
+    def qemu_seconds(self, args, image, aio, mode="writeback"):
+        text = sh("qemu-img", "bench", "-f", "qcow2", "-t", mode, "-i", aio, *args, image)
         return float(re.search(r"in ([0-9.]+) seconds", text).group(1))
 
     def requests(self, count, depth, size, step, write=False, image="overlay.qcow2", cold=False,
-                 throwaway=None):
+                 throwaway=None, direct=False):
         """One row of requests: rates in requests per second. `throwaway` ("on", "ram"): ours goes to such
-        a disk over the base."""
+        a disk over the base. `direct`: of the base itself, with O_DIRECT; there is no limit to show."""
         args = ["-c", count, "-d", depth, "-s", size, "-S", step] + (["-w"] if write else [])
 
         def target(who):
-            if throwaway and who == "ours":
+            if direct or (throwaway and who == "ours"):
                 return self.path("base.qcow2")
             if cold:
                 return self.overlay("cold-%s.qcow2" % who, "base.qcow2")
@@ -118,17 +120,20 @@ class Bench:
             times = {}
             for aio in ("threads", "io_uring"):
                 try:
-                    times[aio] = self.qemu_seconds(args, target("peer"), aio)
+                    times[aio] = self.qemu_seconds(args, target("peer"), aio, mode)
                 except subprocess.CalledProcessError:
                     continue
             return min(times, key=times.get)
 
-        own = ["-e", throwaway] if throwaway else []
+        own = (["-e", throwaway] if throwaway else []) + (["-n"] if direct else [])
+        mode = "none" if direct else "writeback"
         aio = best_aio()
         ours, peer, limit = [], [], []
         for _ in range(ROUNDS):
             ours.append(count / self.engine_seconds(args + own, target("ours")))
-            peer.append(count / max(self.qemu_seconds(args, target("peer"), aio), 0.001))
+            peer.append(count / max(self.qemu_seconds(args, target("peer"), aio, mode), 0.001))
+            if direct:
+                continue
             limit.append(count / self.limit_seconds(args, self.path("limit.img" if write else
                                                                     "base.qcow2")))
         return ours, peer, limit, "QEMU with aio=%s" % aio
@@ -138,8 +143,9 @@ class Bench:
         count = WRITES if cold else READS
         args = ["-c", count, "-d", 32, "-s", 4096, "-S", STRIDE, "-w"]
         results = ([], [])
-        for _ in range(ROUNDS):
-            for rates, engine in zip(results, (self.engine, "%s-unchecked" % self.engine)):
+        pair = [(results[0], self.engine), (results[1], "%s-unchecked" % self.engine)]
+        for i in range(ROUNDS + ROUNDS % 2):  # as often the one first as the other
+            for rates, engine in pair if i % 2 == 0 else pair[::-1]:
                 image = self.overlay("cold-ours.qcow2", "base.qcow2") if cold else \
                     self.path("warm-ours.qcow2")
                 rates.append(count / float(sh(engine, *args, image)))
@@ -331,6 +337,73 @@ class Bench:
                 [self.beyond_guest(peer_argv) for _ in rounds], None,
                 "halted guest, memory 256M, %s" % machine)
 
+    # ---- many machines at once on one base; QEMU's have no disk, which these guests would not find there ----
+
+    def crowd_commands(self, guest, append):
+        base = self.path("crowd.qcow2")
+        if not base.exists():
+            sh("qemu-img", "create", "-q", "-f", "qcow2", base, "64M")
+            sh("qemu-io", "-f", "qcow2", "-c", "write -q -P 119 0 64M", base)
+        _, peer = self.machine_commands(guest, "microvm")
+        return [self.vmm, "--quiet", "--kernel", self.guests / guest, "--memory", GUEST_MEMORY,
+                "--debug-exit", "--append", append, "--disk", "%s,ephemeral=on" % base], peer
+
+    @staticmethod
+    def run_crowd(argv, expect):
+        begin = time.monotonic()
+        crowd = [subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                 for _ in range(CROWD)]
+        statuses = [process.wait() for process in crowd]
+        if statuses != [expect] * CROWD:
+            raise Skip("%s: statuses %s" % (pathlib.Path(argv[0]).name, sorted(set(statuses))))
+        return time.monotonic() - begin
+
+    def crowd_time(self):
+        our_argv, peer_argv = self.crowd_commands("hello", "")
+        ours, peer = [], []
+        for _ in range(min(ROUNDS, 5)):
+            ours.append(self.run_crowd(our_argv, GUEST_PASSED))
+            peer.append(self.run_crowd(peer_argv, 2 * GUEST_PASSED + 1))
+        return ours, peer, None, "hello guests, each with a throwaway disk; QEMU's without a disk"
+
+    def crowd_io_time(self):
+        argv, _ = self.crowd_commands("blk_marker", "expect=119 write=2")
+        return ([self.run_crowd(argv, GUEST_PASSED) for _ in range(min(ROUNDS, 5))], None, None,
+                "each reads the base, writes its own and reads that back")
+
+    @staticmethod
+    def crowd_pss(argv):
+        """KiB that all of them take together, each page counted once."""
+        crowd = []
+        try:
+            for _ in range(CROWD):
+                crowd.append(subprocess.Popen([str(a) for a in argv], stdin=subprocess.PIPE,
+                                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+            for process in crowd:
+                output = b""
+                while b"ready" not in output:
+                    chunk = os.read(process.stdout.fileno(), 4096)
+                    if not chunk:
+                        raise Skip("%s ended early" % pathlib.Path(argv[0]).name)
+                    output += chunk
+            return sum(int(re.search(r"^Pss: +([0-9]+)", pathlib.Path(
+                "/proc/%d/smaps_rollup" % process.pid).read_text(), re.MULTILINE).group(1))
+                       for process in crowd)
+        finally:
+            for process in crowd:
+                process.kill()
+                process.wait()
+                process.stdin.close()
+                process.stdout.close()
+
+    def crowd_memory(self):
+        our_argv, peer_argv = self.crowd_commands("hang", "halt")
+        rounds = range(min(ROUNDS, 3))
+        return ([self.crowd_pss(our_argv) for _ in rounds],
+                [self.crowd_pss(peer_argv) for _ in rounds], None,
+                "guests' memory included; QEMU's without a disk")
+
     def boot(self, machine):
         """The stock kernel's way to its init: tests/bench/boot.sh, run once for all rows."""
         if QUICK:
@@ -385,6 +458,10 @@ def rows(bench):
          lambda: bench.served(READS, 32, write=True)),
         ("4K random write, served, cold, crash-safe, depth 32", kilo, up,
          lambda: bench.served(WRITES, 32, write=True, cold=True)),
+        ("4K random read, past the page cache, depth 32", kilo, up,
+         random(READS // 5, 32, direct=True)),
+        ("4K random read, past the page cache, depth 1", kilo, up,
+         random(READS // 20, 1, direct=True)),
         ("1M sequential read, depth 4", rate, up,
          lambda: bench.requests(IMAGE // MIB * 4, 4, MIB, MIB)),
         ("open and close a 100 GB overlay for writing", millis, down, bench.open_large),
@@ -404,6 +481,9 @@ def rows(bench):
         ("start a machine, wall time", millis, down, lambda: bench.start("microvm", 0)),
         ("start a machine, wall time, q35", millis, down, lambda: bench.start("q35", 0)),
         ("memory beyond the guest's", mebis, down, lambda: bench.machine_memory("microvm")),
+        ("%d machines at once, until all have run" % CROWD, millis, down, bench.crowd_time),
+        ("%d machines at once, using their disks" % CROWD, millis, down, bench.crowd_io_time),
+        ("%d machines at once, memory together" % CROWD, mebis, down, bench.crowd_memory),
         ("stock kernel to init, microvm", millis, down, lambda: bench.boot("microvm")),
         ("stock kernel to init, q35", millis, down, lambda: bench.boot("q35")),
     ]
