@@ -1,10 +1,10 @@
 #!/bin/bash
 # A command that is killed anywhere harms nothing, and runs to the end when it is started again: commit,
-# rebase, convert, resize, check -r. 200 kills, each at a random moment of the command's own time; a
+# rebase, convert, resize, amend, check -r. 200 kills, each at a random moment of the command's own time; a
 # seed ("SEED=7 img_interrupted.sh") repeats the moments as well as the machine does.
 . "$(dirname "$0")/../lib.sh"
 cd "$work" || exit 1
-seed=${SEED:-$$} rounds=34 kills=0
+seed=${SEED:-$$} rounds=26 kills=0
 # Killed while it looks for leaks, a sanitizer complains of that.
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
 RANDOM=$seed
@@ -138,6 +138,15 @@ is_resized() {
     small_is_whole && qemu-img info small.qcow2 | grep -q '(8589934592 bytes)'
 }
 
+is_amended() {
+    small_is_whole && qemu-img info small.qcow2 | grep -q 'refcount bits: 1$' &&
+        qemu-img info small.qcow2 | grep -q '(16777216 bytes)'
+}
+
+is_version_2() {
+    overlay_is_whole && qemu-img info o.qcow2 | grep -q 'compat: 0.10'
+}
+
 # The refcounts may be wrong until the repair has run to its end; the data may not.
 broken_is_readable() {
     same ../images/small.raw broken.qcow2
@@ -162,6 +171,10 @@ interrupted "rebase" overlay_is_whole is_rebased base.qcow2 o.qcow2 other.qcow2 
 interrupted "convert" source_is_whole is_converted base.qcow2 o.qcow2 -- \
     "$IMG" convert -O qcow2 o.qcow2 out.qcow2
 interrupted "resize" small_is_whole is_resized small.qcow2 -- "$IMG" resize -q small.qcow2 8G
+interrupted "amend, other refcounts," small_is_whole is_amended small.qcow2 -- \
+    "$IMG" amend -o refcount_bits=1,lazy_refcounts=on,size=16M small.qcow2
+interrupted "amend, version 2," overlay_is_whole is_version_2 base.qcow2 o.qcow2 -- \
+    "$IMG" amend -o compat=0.10 o.qcow2
 interrupted "check -r all" broken_is_readable is_repaired broken.qcow2 -- \
     "$IMG" check -q -r all broken.qcow2
 interrupted "check -r leaks" leaky_is_whole is_tight leaky.qcow2 -- \
