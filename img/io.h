@@ -79,7 +79,7 @@ struct io_settings io_default_settings(void);
 /* Cache mode, discard mode and engine, as options name them; negative after a message. */
 int io_set_cache(struct io_settings *settings, const char *mode);
 int io_set_discard(struct io_settings *settings, const char *mode);
-int io_set_engine(const char *mode);
+int io_set_engine(struct io_settings *settings, const char *mode);
 /* Opens settings->open.path. Negative after a message. */
 int io_open(struct io *io, const struct io_settings *settings);
 /* Waits for what is in flight and closes; nothing when no file is open. Negative after a message. */

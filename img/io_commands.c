@@ -116,7 +116,8 @@ static const struct io_command commands[] = {
      " -t  none, writeback, writethrough (default), directsync or unsafe\n"
      " -d  what discards do: unmap (default) or ignore\n"
      " -o  driver=FORMAT,file.filename=PATH and so on, as with --image-opts\n"
-     " -i, -k  are taken, and change nothing: the engine chooses how it does I/O\n"},
+     " -i  what carries out requests: threads, native or io_uring\n"
+     " -k  is taken, and changes nothing\n"},
     {"quit", "q", run_quit, 0, -1, IO_ANY_FILE, NULL, "ends the program", NULL},
     {"read", "r", io_read_command, 2, -1, 0, "[-bCqv] [-P pattern [-s off] [-l len]] off len",
      "reads a range",

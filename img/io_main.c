@@ -26,8 +26,8 @@ static void print_help(void)
         "  -m, --misalign       buffers that are not aligned\n"
         "  -t, --cache=MODE     none, writeback, writethrough (default), directsync or unsafe\n"
         "  -d, --discard=MODE   what discards do: unmap (default) or ignore\n"
-        "  -k, --native-aio, -i, --aio=MODE\n"
-        "                       are taken, and change nothing\n"
+        "  -i, --aio=MODE       what carries out requests: threads, native or io_uring\n"
+        "  -k, --native-aio     is taken, and changes nothing\n"
         "  -U, --force-share    with other programs writing to it; with -r alone\n"
         "      --image-opts     the image is named by options\n"
         "      --object OBJECT, --key-file PATH, --key-fd N\n"
@@ -78,7 +78,7 @@ static int parse_option(int c, struct io *io, struct command_line *line)
     case 'd':
         return io_set_discard(&line->settings, optarg) < 0 ? 1 : GO_ON;
     case 'i':
-        return io_set_engine(optarg) < 0 ? 1 : GO_ON;
+        return io_set_engine(&line->settings, optarg) < 0 ? 1 : GO_ON;
     case 'k':
         return GO_ON;
     case 'm':

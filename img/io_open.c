@@ -32,8 +32,9 @@ int io_set_discard(struct io_settings *settings, const char *mode)
     return -EINVAL;
 }
 
-int io_set_engine(const char *mode)
+int io_set_engine(struct io_settings *settings, const char *mode)
 {
+    settings->open.aio = strcmp(mode, "threads") == 0 ? BLK_AIO_THREADS : BLK_AIO_AUTO;
     if (strcmp(mode, "threads") == 0 || strcmp(mode, "native") == 0 ||
         strcmp(mode, "io_uring") == 0)
         return 0;
@@ -137,7 +138,7 @@ static int parse_open_option(int c, struct io_settings *settings, char **options
     case 'd':
         return io_set_discard(settings, optarg);
     case 'i':
-        return io_set_engine(optarg);
+        return io_set_engine(settings, optarg);
     case 'o':
         return append(options, "", optarg, false) ? 0 : -ENOMEM;
     default:
