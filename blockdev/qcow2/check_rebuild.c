@@ -113,7 +113,7 @@ static int switch_header(struct check *c, const struct plan *p)
     store_be64(raw, c->header.refcount_table_offset);
     store_be32(raw + 8, c->header.refcount_table_clusters);
     if (c->header.version >= 3) /* it may be another one (check_amend.c) */
-        store_be32(raw + HEADER_REFCOUNT_ORDER - HEADER_REFTABLE, c->header.refcount_order);
+        store_be32(raw + (HEADER_REFCOUNT_ORDER - HEADER_REFTABLE), c->header.refcount_order);
     if (rc == 0)
         rc = file_pwrite(c->file, HEADER_REFTABLE, raw, bytes);
     if (rc == 0)
