@@ -34,6 +34,8 @@ int op_discard_front(struct world *world, uint64_t arg);
 
 /* To `arg` bytes. */
 int op_resize(struct world *world, uint64_t arg);
+/* Writes VM state, from byte `arg` of it on; the device shows what it showed. */
+int op_vm_state(struct world *world, uint64_t arg);
 /* One of four sets of options: wider refcounts, version 2, version 3, narrower ones. */
 int op_amend(struct world *world, uint64_t arg);
 /* The same, with space kept for what is gained. */

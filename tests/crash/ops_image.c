@@ -91,6 +91,16 @@ int op_empty(struct world *world, uint64_t arg)
     return 0;
 }
 
+int op_vm_state(struct world *world, uint64_t arg)
+{
+    static const uint8_t bytes[5 * SECTOR] = {1, 2, 3};
+    bool was_over = world_fault_is_over(world);
+    int r = blk_vm_state_pwrite(world->blk, arg, bytes, sizeof(bytes));
+
+    world_judge(world, "VM state", r, was_over, false);
+    return 0;
+}
+
 /* A command of minivmm-img, which finds the disk's files by their names. What the device shows does
  * not change. */
 static int run_command(struct world *world, int (*command)(int argc, char **argv), char **argv)
