@@ -17,6 +17,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 struct blk_queue {
     struct blk *blk;
@@ -24,7 +26,20 @@ struct blk_queue {
     unsigned in_flight;
     struct workers *workers; /* NULL: everything happens here */
     struct ring *ring;       /* or NULL */
+    int epoll;               /* watches both; -1 without a ring */
 };
+
+static int watch_both(struct blk_queue *queue)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+
+    queue->epoll = epoll_create1(EPOLL_CLOEXEC);
+    return queue->epoll < 0 ||
+                   epoll_ctl(queue->epoll, EPOLL_CTL_ADD, ring_fd(queue->ring), &event) != 0 ||
+                   epoll_ctl(queue->epoll, EPOLL_CTL_ADD, workers_fd(queue->workers), &event) != 0
+               ? -errno
+               : 0;
+}
 
 static int start_engines(struct blk_queue *queue, struct err *err)
 {
@@ -38,8 +53,12 @@ static int start_engines(struct blk_queue *queue, struct err *err)
     if (blk->aio == BLK_AIO_THREADS) {
         return 0;
     }
-    r = ring_create(workers_fd(queue->workers), &queue->ring);
-    return r != 0 && blk->aio == BLK_AIO_IO_URING
+    r = ring_create(&queue->ring);
+    if (r == 0) {
+        r = watch_both(queue);
+        return r != 0 ? err_set_errno(err, r, "'%s': could not make a queue", blk->path) : 0;
+    }
+    return blk->aio == BLK_AIO_IO_URING
                ? err_set_errno(err, r, "'%s': could not set up io_uring", blk->path)
                : 0;
 }
@@ -54,6 +73,7 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
     }
     queue->blk = blk;
     queue->last = &queue->first;
+    queue->epoll = -1;
     if (blk->file->ops->try_preadv != NULL) {
         r = start_engines(queue, err);
     }
@@ -67,6 +87,9 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
 
 void blk_queue_destroy(struct blk_queue *queue)
 {
+    if (queue->epoll >= 0) {
+        close(queue->epoll);
+    }
     ring_destroy(queue->ring);
     workers_destroy(queue->workers);
     free(queue);
@@ -195,7 +218,6 @@ static unsigned collect(struct blk_queue *queue)
     }
     if (queue->ring != NULL && ring_count(queue->ring) > 0) {
         ring_start(queue->ring);
-        workers_lower_event(queue->workers); /* before the looks at what it announces */
         completed += collect_reads(queue);
     }
     request = workers_take_back(queue->workers);
@@ -229,7 +251,9 @@ unsigned blk_queue_complete(struct blk_queue *queue)
 
 int blk_queue_fd(const struct blk_queue *queue)
 {
-    return queue->workers != NULL ? workers_fd(queue->workers) : -1;
+    return queue->epoll >= 0        ? queue->epoll
+           : queue->workers != NULL ? workers_fd(queue->workers)
+                                    : -1;
 }
 
 unsigned blk_queue_in_flight(const struct blk_queue *queue)

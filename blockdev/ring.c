@@ -37,7 +37,7 @@ static int restrict_to_reads(struct io_uring *uring)
     return r != 0 ? r : register_with(uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
-int ring_create(int event, struct ring **out)
+int ring_create(struct ring **out)
 {
     struct ring *ring = calloc(1, sizeof(*ring));
     int r;
@@ -49,9 +49,7 @@ int ring_create(int event, struct ring **out)
         free(ring);
         return r;
     }
-    r = io_uring_register_eventfd(&ring->uring, event);
-    if (r == 0)
-        r = restrict_to_reads(&ring->uring);
+    r = restrict_to_reads(&ring->uring);
     if (r != 0) {
         ring_destroy(ring);
         return r;
@@ -97,6 +95,11 @@ void ring_start(struct ring *ring)
     /* What is not taken now (-EAGAIN, -EBUSY) is with the next call. */
     (void)io_uring_submit(&ring->uring);
     ring->has_new = io_uring_sq_ready(&ring->uring) > 0;
+}
+
+int ring_fd(const struct ring *ring)
+{
+    return ring->uring.ring_fd;
 }
 
 unsigned ring_count(const struct ring *ring)

@@ -15,9 +15,8 @@
 
 struct ring;
 
-/* `event` is an eventfd, which is raised when a read has ended; it outlives the ring. Returns 0 or what the
- * kernel says: -EPERM, -ENOSYS and others where it has none to give. */
-int ring_create(int event, struct ring **out);
+/* Returns 0 or what the kernel says: -EPERM, -ENOSYS and others where it has none to give. */
+int ring_create(struct ring **out);
 /* Nothing may be under way. NULL is fine. */
 void ring_destroy(struct ring *ring);
 
@@ -26,6 +25,8 @@ void ring_destroy(struct ring *ring);
 bool ring_read(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
                struct blk *layer, int hold);
 void ring_start(struct ring *ring);
+/* Polls readable while there is something to take back. */
+int ring_fd(const struct ring *ring);
 /* How many are under way. */
 unsigned ring_count(const struct ring *ring);
 

@@ -3,8 +3,7 @@
  *
  * One lock guards two lists, of what is to be done and of what was. No wake-up is lost: a worker looks at
  * the first list under the lock before it sleeps. The event is raised, once, when the second list stops
- * being empty, and lowered by whoever empties it, both under the lock. (Who lowers it without looking, for
- * the ring that shares it, looks afterwards.)
+ * being empty, and lowered by whoever empties it, both under the lock.
  */
 #include "workers.h"
 
@@ -170,22 +169,16 @@ bool workers_give(struct workers *w, struct blk_request *request)
     return given;
 }
 
-void workers_lower_event(struct workers *w)
-{
-    uint64_t raised;
-
-    (void)!read(w->event, &raised, sizeof(raised));
-}
-
 struct blk_request *workers_take_back(struct workers *w)
 {
     struct blk_request *first;
+    uint64_t raised;
 
     pthread_mutex_lock(&w->lock);
     first = w->done.first;
     if (first != NULL) {
         clear(&w->done);
-        workers_lower_event(w);
+        (void)!read(w->event, &raised, sizeof(raised));
     }
     pthread_mutex_unlock(&w->lock);
     return first;

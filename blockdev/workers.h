@@ -26,9 +26,7 @@ void workers_destroy(struct workers *workers);
 bool workers_give(struct workers *workers, struct blk_request *request);
 /* Takes back what has been carried out: a list by `next`, in the order in which it ended; or NULL. */
 struct blk_request *workers_take_back(struct workers *workers);
-/* An eventfd that polls readable while there is something to take back. Others may raise it as well; who
- * looks for what they announce lowers it first. */
+/* Polls readable while there is something to take back. */
 int workers_fd(const struct workers *workers);
-void workers_lower_event(struct workers *workers);
 
 #endif
