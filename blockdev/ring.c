@@ -8,11 +8,12 @@
 
 #include <errno.h>
 #include <liburing.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ENTRIES = 64 };
+enum { ENTRIES = 64, RETRY_MS = 1 };
 
 struct ring {
     struct io_uring uring;
@@ -90,11 +91,12 @@ bool ring_read(struct ring *ring, int fd, uint64_t offset, struct blk_request *r
 
 void ring_start(struct ring *ring)
 {
-    if (!ring->has_new)
-        return;
-    /* What is not taken now (-EAGAIN, -EBUSY) is with the next call. */
-    (void)io_uring_submit(&ring->uring);
-    ring->has_new = io_uring_sq_ready(&ring->uring) > 0;
+    while (ring->has_new) {
+        /* Failing, the kernel is short of memory, or was interrupted: nobody else would try again. */
+        if (io_uring_submit(&ring->uring) < 0)
+            (void)poll(NULL, 0, RETRY_MS);
+        ring->has_new = io_uring_sq_ready(&ring->uring) > 0;
+    }
 }
 
 int ring_fd(const struct ring *ring)
