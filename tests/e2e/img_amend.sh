@@ -156,6 +156,24 @@ check "-p" progress_is_whole "$work/progress"
 (cd "$m" && "$IMG" amend -p -q -o refcount_bits=16 a) >"$work/progress"
 check "-p -q" test ! -s "$work/progress"
 
+# Encrypted: zeros that become data are encrypted as well.
+printf abc >"$work/key"
+secret=(--object "secret,id=s,file=$work/key")
+"$IMG" create -q -f qcow2 "${secret[@]}" -o encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret=s \
+    -b base -F qcow2 "$m/encrypted" 5M
+encrypted=driver=qcow2,file.filename=$m/encrypted,encrypt.key-secret=s
+qemu-io "${secret[@]}" --image-opts -c 'write -P 5 1M 1M' -c 'write -z 3M 512k' "$encrypted" >"$work/log"
+shows() {
+    qemu-io -r "${secret[@]}" --image-opts -c 'read -P 5 1M 1M' -c 'read -P 3 0 1M' -c 'read -P 0 3M 512k' \
+        -c 'read -P 3 3584k 512k' -c "read -P 0 4M $1" "$encrypted" &&
+        qemu-img check "${secret[@]}" --image-opts "$encrypted"
+}
+check "encrypted: other refcounts, larger" "$IMG" amend --key-file "$work/key" -o refcount_bits=64,size=8M "$m/encrypted"
+check "... it shows the same" shows 4M
+check "encrypted: version 2" "$IMG" amend --key-file "$work/key" -o compat=0.10,refcount_bits=16,size=6M "$m/encrypted"
+check "... it shows the same" shows 2M
+refuse "encrypted: no key" "$IMG" amend -o size=7M "$m/encrypted"
+
 # What QEMU would lose without a word.
 refuse "version 2, with bitmaps" "$IMG" amend -o compat=0.10 "$m/bitmaps"
 "$IMG" create -q -f qcow2 -o compression_type=zstd "$m/zstd" 1M
