@@ -5,6 +5,10 @@
  * goes to the queue's workers: reads that are less simple or that the kernel gave up (they begin anew there),
  * writes past the page cache, flushes, discards and zeros.
  *
+ * Whether a write waits is known afterwards: for what it copies from below, for room among dirty pages. After one
+ * that took too long for memory the next ones go to the workers, so that a slow disk costs one wait in so many
+ * writes and a fast one nothing.
+ *
  * done() may submit again. What it submits joins the list and is carried out in the same call,
  * after everything that was there before.
  *
@@ -18,7 +22,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <time.h>
 #include <unistd.h>
+
+enum {
+    SLOW_NS = 500 * 1000, /* more than a copy of a cluster from page to page, */
+    NS_PER_KIB = 1000,    /* and than memory takes for the rest */
+    SLOW_WRITES = 64,
+};
 
 struct blk_queue {
     struct blk *blk;
@@ -27,6 +38,7 @@ struct blk_queue {
     struct workers *workers; /* NULL: everything happens here */
     struct ring *ring;       /* or NULL */
     int epoll;               /* watches both; -1 without a ring */
+    unsigned slow_writes;    /* so many of the next ones go to the workers */
 };
 
 static int watch_both(struct blk_queue *queue)
@@ -132,6 +144,25 @@ static bool run(struct blk_queue *queue, struct blk_request *request)
     return true;
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static bool run_write(struct blk_queue *queue, struct blk_request *request)
+{
+    uint64_t begin = now_ns();
+
+    run(queue, request);
+    if (now_ns() - begin > SLOW_NS + request->length / 1024 * NS_PER_KIB) {
+        queue->slow_writes = SLOW_WRITES;
+    }
+    return true;
+}
+
 /* Gives a read to the kernel; false: it is not simple enough for that, or there are too many. */
 static bool start_read(struct blk_queue *queue, struct blk_request *request)
 {
@@ -175,7 +206,15 @@ static bool start(struct blk_queue *queue, struct blk_request *request)
             return false;
         }
     }
-    return !(waits && workers_give(queue->workers, request)) && run(queue, request);
+    if (queue->workers != NULL && request->op == BLK_WRITE && !waits && queue->slow_writes > 0) {
+        queue->slow_writes--;
+        waits = true;
+    }
+    if (waits && workers_give(queue->workers, request)) {
+        return false;
+    }
+    return request->op == BLK_WRITE && queue->workers != NULL ? run_write(queue, request)
+                                                              : run(queue, request);
 }
 
 static void finish(struct blk_queue *queue, struct blk_request *request)

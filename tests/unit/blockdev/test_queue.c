@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <time.h>
 
 enum { CLUSTER = 65536, MANY = 200, FEW = 60 };
 
@@ -317,6 +318,44 @@ static void reads_past_the_page_cache_are_right(void **state)
     assert_int_equal(blk_close(blk, NULL), 0);
 }
 
+/* The thread of the last write, and how long each takes. */
+static pthread_t writer;
+
+static void write_slowly(struct trace *trace, enum trace_kind kind, uint64_t offset,
+                         uint64_t length)
+{
+    const struct timespec long_enough = {.tv_nsec = 5 * 1000 * 1000};
+
+    (void)trace;
+    (void)offset;
+    if (kind == TRACE_WRITE && length == 512) {
+        writer = pthread_self();
+        (void)nanosleep(&long_enough, NULL); /* as a disk would take */
+    }
+}
+
+static void after_a_slow_write_others_are_the_workers(void **state)
+{
+    struct asked asked;
+    struct slow_file slow;
+    struct blk *blk = open_slow(&slow);
+    struct blk_queue *queue;
+    unsigned here = 0;
+
+    (void)state;
+    assert_int_equal(blk_queue_create(blk, &queue, NULL), 0);
+    slow.trace.before = write_slowly;
+    for (unsigned i = 0; i < 10; i++) {
+        ask(queue, &asked, BLK_WRITE, 0);
+        complete_one(queue);
+        assert_int_equal(asked.result, 0);
+        here += pthread_equal(writer, pthread_self()) != 0;
+        assert_true(i > 0 || here == 1);
+    }
+    assert_int_equal(here, 1);
+    finish(&slow, blk, queue);
+}
+
 /* What fails at the workers' is told like everything else. */
 static void a_worker_reports_what_fails(void **state)
 {
@@ -347,6 +386,7 @@ int main(void)
         cmocka_unit_test(a_flush_that_waits_holds_nobody_up),
         cmocka_unit_test(many_requests_all_come_back),
         cmocka_unit_test(a_worker_reports_what_fails),
+        cmocka_unit_test(after_a_slow_write_others_are_the_workers),
         cmocka_unit_test(simple_reads_are_the_kernels),
         cmocka_unit_test(reads_that_are_cut_short_begin_anew),
         cmocka_unit_test(reads_past_the_page_cache_are_right),
