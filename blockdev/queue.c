@@ -5,9 +5,9 @@
  * goes to the queue's workers: reads that are less simple or that the kernel gave up (they begin anew there),
  * writes past the page cache, flushes, discards and zeros.
  *
- * Whether a write waits is known afterwards: for what it copies from below, for room among dirty pages. After one
- * that took too long for memory the next ones go to the workers, so that a slow disk costs one wait in so many
- * writes and a fast one nothing.
+ * Whether a write waits is known afterwards: for what it copies from below, for room among dirty pages. After two
+ * of a few that took too long for memory the next ones go to the workers, so that a slow disk costs two waits in so
+ * many writes and a fast one nothing. (One alone may merely have lost the processor.)
  *
  * done() may submit again. What it submits joins the list and is carried out in the same call,
  * after everything that was there before.
@@ -29,6 +29,7 @@ enum {
     SLOW_NS = 500 * 1000, /* more than a copy of a cluster from page to page, */
     NS_PER_KIB = 1000,    /* and than memory takes for the rest */
     SLOW_WRITES = 64,
+    FEW_WRITES = 8,
 };
 
 struct blk_queue {
@@ -39,6 +40,7 @@ struct blk_queue {
     struct ring *ring;       /* or NULL */
     int epoll;               /* watches both; -1 without a ring */
     unsigned slow_writes;    /* so many of the next ones go to the workers */
+    unsigned suspicion;      /* what is left of FEW_WRITES since a slow one */
 };
 
 static int watch_both(struct blk_queue *queue)
@@ -157,8 +159,13 @@ static bool run_write(struct blk_queue *queue, struct blk_request *request)
     uint64_t begin = now_ns();
 
     run(queue, request);
-    if (now_ns() - begin > SLOW_NS + request->length / 1024 * NS_PER_KIB) {
+    if (now_ns() - begin <= SLOW_NS + request->length / 1024 * NS_PER_KIB) {
+        queue->suspicion -= queue->suspicion > 0;
+    } else if (queue->suspicion > 0) {
+        queue->suspicion = 0;
         queue->slow_writes = SLOW_WRITES;
+    } else {
+        queue->suspicion = FEW_WRITES;
     }
     return true;
 }
