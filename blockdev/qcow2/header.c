@@ -60,7 +60,7 @@ static int check_table(const char *what, uint64_t offset, uint64_t bytes, uint64
 
 /* Guest data must not land on it, nor the tables' own writes. */
 static int check_luks(const struct qcow2_header *h, uint64_t cluster_size, uint64_t file_size,
-                      struct err *err)
+                      bool may_overlap, struct err *err)
 {
     uint64_t l1_bytes = (uint64_t)h->l1_size * QCOW2_ENTRY_SIZE;
     uint64_t reftable_bytes = h->refcount_table_clusters * cluster_size;
@@ -71,16 +71,18 @@ static int check_luks(const struct qcow2_header *h, uint64_t cluster_size, uint6
     }
     r = check_table("Encryption header", h->luks_offset, h->luks_length, cluster_size, file_size,
                     err);
-    if (r == 0 && (ranges_overlap(h->luks_offset, h->luks_length, h->l1_table_offset, l1_bytes) ||
-                   ranges_overlap(h->luks_offset, h->luks_length, h->refcount_table_offset,
-                                  reftable_bytes))) {
+    if (r == 0 && !may_overlap &&
+        (ranges_overlap(h->luks_offset, h->luks_length, h->l1_table_offset, l1_bytes) ||
+         ranges_overlap(h->luks_offset, h->luks_length, h->refcount_table_offset,
+                        reftable_bytes))) {
         r = err_set(err, -EINVAL, "Encryption header overlaps with a table");
     }
     return r;
 }
 
-static int check_tables(const struct qcow2_header *h, uint64_t file_size, struct err *err)
+static int check_tables(const struct qcow2_header_info *info, uint64_t file_size, struct err *err)
 {
+    const struct qcow2_header *h = &info->header;
     uint64_t cluster_size = UINT64_C(1) << h->cluster_bits;
     uint64_t l2_coverage = cluster_size << (h->cluster_bits - qcow2_header_l2_entry_bits(h));
     uint64_t reftable_bytes = h->refcount_table_clusters * cluster_size;
@@ -109,7 +111,7 @@ static int check_tables(const struct qcow2_header *h, uint64_t file_size, struct
                         file_size, err);
     }
     if (r == 0 && h->crypt_method == QCOW2_CRYPT_LUKS) {
-        r = check_luks(h, cluster_size, file_size, err);
+        r = check_luks(h, cluster_size, file_size, info->for_check, err);
     }
     return r;
 }
@@ -218,10 +220,10 @@ static int check_features(const struct qcow2_header *h, const uint8_t *names, si
     return 0;
 }
 
-static int copy_text(char **out, const uint8_t *bytes, size_t length, const char *what,
-                     struct err *err)
+static int copy_text(const struct qcow2_header_info *info, char **out, const uint8_t *bytes,
+                     size_t length, const char *what, struct err *err)
 {
-    if (memchr(bytes, 0, length) != NULL) {
+    if (!info->for_check && memchr(bytes, 0, length) != NULL) {
         return err_set(err, -EINVAL, "%s holds a zero byte", what);
     }
     free(*out);
@@ -278,9 +280,9 @@ static int read_extensions(struct qcow2_header_info *info, const uint8_t *raw, u
             return err_set(err, -EINVAL, "Header extension 0x%08" PRIx32 " is too large", type);
         }
         if (type == QCOW2_EXT_BACKING_FORMAT) {
-            r = copy_text(&info->backing_format, data, length, "Backing format", err);
+            r = copy_text(info, &info->backing_format, data, length, "Backing format", err);
         } else if (type == QCOW2_EXT_DATA_FILE) {
-            r = copy_text(&info->data_name, data, length, "Data file name", err);
+            r = copy_text(info, &info->data_name, data, length, "Data file name", err);
         } else if (type == QCOW2_EXT_FEATURE_NAMES) {
             *names = data;
             *names_bytes = length;
@@ -311,14 +313,14 @@ static int parse(struct qcow2_header_info *info, const uint8_t *raw, uint64_t av
     info->used_bytes = h->header_length;
     r = read_extensions(info, raw, end, &names, &names_bytes, err);
     if (r == 0 && h->backing_file_offset != 0 && h->backing_file_size != 0) {
-        r = copy_text(&info->backing_name, raw + h->backing_file_offset, h->backing_file_size,
+        r = copy_text(info, &info->backing_name, raw + h->backing_file_offset, h->backing_file_size,
                       "Backing file name", err);
         info->used_bytes = max_u64(info->used_bytes, h->backing_file_offset + h->backing_file_size);
     }
     if (r == 0) {
         r = check_features(h, names, names_bytes, err);
     }
-    return r != 0 ? r : check_tables(h, file_size, err);
+    return r != 0 ? r : check_tables(info, file_size, err);
 }
 
 int qcow2_header_read(struct file *file, bool for_check, struct qcow2_header_info *info,
@@ -329,7 +331,7 @@ int qcow2_header_read(struct file *file, bool for_check, struct qcow2_header_inf
     uint8_t *raw;
     int r;
 
-    *info = (struct qcow2_header_info){0};
+    *info = (struct qcow2_header_info){.for_check = for_check};
     r = file->ops->size(file, &file_size);
     if (r != 0) {
         return err_set_errno(err, r, "Could not read the file's size");

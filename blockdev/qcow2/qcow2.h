@@ -44,11 +44,13 @@ struct qcow2_header_info {
     char *data_name;      /* of the external data file, or NULL; owned */
     struct qcow2_bitmaps_extension bitmaps;
     uint64_t used_bytes; /* of cluster 0: header, extensions and backing name lie below */
+    bool for_check;      /* as it was read */
 };
 
 /* Reads and checks everything that does not need a look at the tables: limits, alignment, tables
- * inside the file (not `for_check`: what is missing reads as zeros there). Features that this engine
- * lacks are refused by name (-ENOTSUP). The text of *err does not name the file. */
+ * inside the file (not `for_check`: what is missing reads as zeros there, a name ends at a zero byte, and an
+ * encryption header may lie on tables). Features that this engine lacks are refused by name (-ENOTSUP). The
+ * text of *err does not name the file. */
 int qcow2_header_read(struct file *file, bool for_check, struct qcow2_header_info *info,
                       struct err *err);
 void qcow2_header_free(struct qcow2_header_info *info);
