@@ -57,6 +57,35 @@ static void *thread_main(void *opaque)
     return opaque;
 }
 
+/* As many as wait for a disk at once, each with as much memory as the C library gives back to the kernel. */
+enum { MANY_THREADS = 40, PIECES = 30, PIECE = 100000 };
+static pthread_barrier_t all_are_there;
+
+static void *allocate_among_many(void *opaque)
+{
+    void *memory[PIECES];
+
+    for (unsigned i = 0; i < PIECES; i++)
+        memory[i] = malloc(PIECE);
+    (void)pthread_barrier_wait(&all_are_there);
+    for (unsigned i = 0; i < PIECES; i++)
+        free(memory[i]);
+    return opaque;
+}
+
+static void use_many_threads(void)
+{
+    pthread_t threads[MANY_THREADS];
+
+    (void)pthread_barrier_init(&all_are_there, NULL, MANY_THREADS);
+    for (unsigned i = 0; i < MANY_THREADS; i++) {
+        if (pthread_create(&threads[i], NULL, allocate_among_many, NULL) != 0)
+            _exit(3);
+    }
+    for (unsigned i = 0; i < MANY_THREADS; i++)
+        (void)pthread_join(threads[i], NULL);
+}
+
 static void use_what_is_allowed(void)
 {
     pthread_t thread;
@@ -68,6 +97,7 @@ static void use_what_is_allowed(void)
         pthread_create(&thread, NULL, thread_main, memory) != 0 ||
         pthread_join(thread, NULL) != 0 || munmap(memory, 1 << 20) != 0 || close(fd) != 0)
         _exit(2);
+    use_many_threads();
 }
 
 static void open_a_file(void)
