@@ -99,18 +99,28 @@ int check_count_range(struct check *c, uint64_t offset, uint64_t length)
     return check_count_times(c, offset, length, 1);
 }
 
-/* The bytes that a compressed cluster takes: specification, "Compressed Clusters Descriptor". */
-static int count_compressed(struct check *c, uint64_t entry, uint32_t times)
+/* Where in a compressed cluster's entry the offset ends. */
+static unsigned packed_offset_bits(const struct check *c)
 {
-    unsigned x = 62 - (c->cluster_bits - 8);
-    uint64_t offset = entry & ((UINT64_C(1) << x) - 1);
-    uint64_t sectors = ((entry & ~(QCOW2_ENTRY_COPIED | QCOW2_L2_COMPRESSED)) >> x) + 1;
+    return 62 - (c->cluster_bits - 8);
+}
 
+static void check_packed_flag(struct check *c, uint64_t entry, uint32_t times)
+{
     if (entry & QCOW2_ENTRY_COPIED)
         check_corruptions(c, times,
                           "ERROR: coffset=0x%" PRIx64 ": copied flag must never be set for "
                           "compressed clusters",
-                          offset);
+                          entry & ((UINT64_C(1) << packed_offset_bits(c)) - 1));
+}
+
+/* The bytes that a compressed cluster takes: specification, "Compressed Clusters Descriptor". */
+static int count_compressed(struct check *c, uint64_t entry, uint32_t times)
+{
+    unsigned x = packed_offset_bits(c);
+    uint64_t offset = entry & ((UINT64_C(1) << x) - 1);
+    uint64_t sectors = ((entry & ~(QCOW2_ENTRY_COPIED | QCOW2_L2_COMPRESSED)) >> x) + 1;
+
     return check_count_times(c, offset, sectors * 512 - (offset & 511), times);
 }
 
@@ -238,6 +248,10 @@ static int count_l2_entry(struct check *c, const struct l2_entry *e, const struc
     bool dropped = false;
     int rc = 0;
 
+    if (entry & QCOW2_L2_COMPRESSED) {
+        check_packed_flag(c, entry, uses->all);
+        entry &= ~QCOW2_ENTRY_COPIED;
+    }
     if ((entry & QCOW2_L2_COMPRESSED) && c->has_data_file) {
         uint64_t index = (e->where & (c->cluster_size - 1)) >> c->l2_entry_bits;
 
