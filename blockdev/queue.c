@@ -16,13 +16,13 @@
  * order and in one thread, as the tests below the format want it.
  */
 #include "block.h"
+#include "clock.h"
 #include "ring.h"
 #include "workers.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -122,44 +122,38 @@ void blk_submit(struct blk_queue *queue, struct blk_request *request)
     queue->in_flight++;
 }
 
-static bool may_wait(const struct blk *blk, const struct blk_request *request)
+/* Whether the request is for the workers; not for reads, which are tried first. */
+static bool may_wait(struct blk_queue *queue, const struct blk_request *request)
 {
-    switch (request->op) {
-    case BLK_READ:
-        return false; /* tried first */
-    case BLK_WRITE:
-        return blk->file->alignment > 1 || (request->flags & BLK_REQ_FUA) != 0;
-    case BLK_FLUSH:
+    const struct blk *blk = queue->blk;
+
+    if (request->op == BLK_FLUSH) {
         return blk->writable && !blk->is_volatile;
-    case BLK_DISCARD:
-    case BLK_WRITE_ZEROES:
-        break;
     }
+    if (request->op != BLK_WRITE || blk->file->alignment > 1 ||
+        (request->flags & BLK_REQ_FUA) != 0) {
+        return true;
+    }
+    if (queue->slow_writes == 0) {
+        return false;
+    }
+    queue->slow_writes--;
     return true;
 }
 
 /* Waits if it must. */
-static bool run(struct blk_queue *queue, struct blk_request *request)
+static void run(struct blk_queue *queue, struct blk_request *request)
 {
     request->result = blk_run(queue->blk, request->op, request->flags, request->offset,
                               request->length, request->iov, request->iovcnt);
-    return true;
 }
 
-static uint64_t now_ns(void)
+static void run_write(struct blk_queue *queue, struct blk_request *request)
 {
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static bool run_write(struct blk_queue *queue, struct blk_request *request)
-{
-    uint64_t begin = now_ns();
+    uint64_t begin = clock_ns();
 
     run(queue, request);
-    if (now_ns() - begin <= SLOW_NS + request->length / 1024 * NS_PER_KIB) {
+    if (clock_ns() - begin <= SLOW_NS + request->length / 1024 * NS_PER_KIB) {
         queue->suspicion -= queue->suspicion > 0;
     } else if (queue->suspicion > 0) {
         queue->suspicion = 0;
@@ -167,7 +161,6 @@ static bool run_write(struct blk_queue *queue, struct blk_request *request)
     } else {
         queue->suspicion = FEW_WRITES;
     }
-    return true;
 }
 
 /* Gives a read to the kernel; false: it is not simple enough for that, or there are too many. */
@@ -199,29 +192,34 @@ static bool start_read(struct blk_queue *queue, struct blk_request *request)
 /* True: carried out. False: it is with the kernel or the workers. */
 static bool start(struct blk_queue *queue, struct blk_request *request)
 {
-    struct blk *blk = queue->blk;
-    bool waits = queue->workers != NULL && may_wait(blk, request);
+    bool waits;
 
-    if (queue->workers != NULL && request->op == BLK_READ) {
-        request->result =
-            blk_try_read(blk, request->offset, request->length, request->iov, request->iovcnt);
-        waits = request->result == -EAGAIN;
-        if (!waits) {
+    if (queue->workers == NULL) {
+        run(queue, request);
+        return true;
+    }
+    if (request->op == BLK_READ) {
+        request->result = blk_try_read(queue->blk, request->offset, request->length, request->iov,
+                                       request->iovcnt);
+        if (request->result != -EAGAIN) {
             return true;
         }
         if (start_read(queue, request)) {
             return false;
         }
-    }
-    if (queue->workers != NULL && request->op == BLK_WRITE && !waits && queue->slow_writes > 0) {
-        queue->slow_writes--;
         waits = true;
+    } else {
+        waits = may_wait(queue, request);
     }
     if (waits && workers_give(queue->workers, request)) {
         return false;
     }
-    return request->op == BLK_WRITE && queue->workers != NULL ? run_write(queue, request)
-                                                              : run(queue, request);
+    if (request->op == BLK_WRITE) {
+        run_write(queue, request);
+    } else {
+        run(queue, request);
+    }
+    return true;
 }
 
 static void finish(struct blk_queue *queue, struct blk_request *request)

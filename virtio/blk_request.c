@@ -25,11 +25,11 @@
 
 #include "bytes.h"
 #include "checked.h"
+#include "clock.h"
 #include "iov.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <time.h>
 
 static struct blk_vq *from_thread(const struct queue_thread *qt)
 {
@@ -56,14 +56,6 @@ static bool is_limited(const struct blk_device *device)
     return device->request_limit.per_second > 0 || device->byte_limit.per_second > 0;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 * NS_PER_MS + (uint64_t)now.tv_nsec;
-}
-
 /* Nanoseconds until the next request may be taken. */
 static uint64_t wait_time(const struct blk_device *device)
 {
@@ -71,7 +63,7 @@ static uint64_t wait_time(const struct blk_device *device)
 
     if (!is_limited(device))
         return 0;
-    now = now_ns();
+    now = clock_ns();
     return max_u64(rate_limit_delay(&device->request_limit, now),
                    rate_limit_delay(&device->byte_limit, now));
 }
@@ -82,7 +74,7 @@ static void account(struct blk_device *device, uint64_t bytes)
 
     if (!is_limited(device))
         return;
-    now = now_ns();
+    now = clock_ns();
     rate_limit_take(&device->request_limit, 1, now);
     rate_limit_take(&device->byte_limit, bytes, now);
 }
@@ -120,7 +112,7 @@ static void count(struct blk_slot *slot, bool is_error)
     if (!is_error)
         add(&queue->counters[kind].bytes, slot->bytes);
     if (queue->device->measure)
-        add(&queue->counters[kind].latency[latency_class(now_ns() - slot->taken)], 1);
+        add(&queue->counters[kind].latency[latency_class(clock_ns() - slot->taken)], 1);
 }
 
 /* ---- the engine's answers ---- */
@@ -459,7 +451,7 @@ static int take(struct blk_vq *queue)
     if (chain.readable_bytes < sizeof(struct virtio_blk_outhdr) || chain.writable_bytes == 0)
         return virtqueue_fail(vq);
     slot->in_flight = true;
-    slot->taken = queue->device->measure ? now_ns() : 0;
+    slot->taken = queue->device->measure ? clock_ns() : 0;
     slot->head = head;
     slot->queue = queue;
     slot->request.done = request_done;
