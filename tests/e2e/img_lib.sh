@@ -64,15 +64,21 @@ $text"
     fi
 }
 
+# Of what they say on stderr only whether both or neither says something; PROGRAM is the other one.
+status_differences() {
+    differences rc out
+    [ -s "$work/q.err" ] && [ ! -s "$work/m.err" ] &&
+        echo "no message where $1 says: $(cat "$work/q.err")"
+    [ ! -s "$work/q.err" ] && [ -s "$work/m.err" ] &&
+        echo "a message where $1 says nothing: $(cat "$work/m.err")"
+    return 0
+}
+
 same_status() {
     local name=$1 text
     shift
     run_both "$@"
-    text=$(differences rc out)
-    [ -s "$work/q.err" ] && [ ! -s "$work/m.err" ] && text="$text
-no message where qemu-img says: $(cat "$work/q.err")"
-    [ ! -s "$work/q.err" ] && [ -s "$work/m.err" ] && text="$text
-a message where qemu-img says nothing: $(cat "$work/m.err")"
+    text=$(status_differences qemu-img)
     if [ -z "$text" ]; then
         pass "$name"
     else

@@ -69,15 +69,10 @@ same_io() {
 }
 
 same_io_status() {
-    local name=$1 text
+    local name=$1
     shift
     run_io "$@"
-    text=$(differences rc out)
-    [ -s "$work/q.err" ] && [ ! -s "$work/m.err" ] && text="$text
-no message where qemu-io says: $(cat "$work/q.err")"
-    [ ! -s "$work/q.err" ] && [ -s "$work/m.err" ] && text="$text
-a message where qemu-io says nothing: $(cat "$work/m.err")"
-    judge_io "$name" "$text"
+    judge_io "$name" "$(status_differences qemu-io)"
 }
 
 io_input() {
