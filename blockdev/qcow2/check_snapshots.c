@@ -3,7 +3,7 @@
  * and, by `-r all`, repaired as qemu-img does. Source: qcow2 specification, "Snapshots".
  *
  *   too many entries, or more than 64 MiB of them   the rest is dropped (what is too much extra data counts)
- *   more than 1 KiB of extra data                   what we know of it stays
+ *   more than 1 KiB of extra data                   the first KiB stays
  *   less than 16 bytes of it (version 3)            filled up
  *
  * Without the repair the first two end the check: what the rest of the table says is anybody's guess.
@@ -78,7 +78,7 @@ static int load_entry(struct check *c, uint32_t i, uint64_t at, struct check_sna
         if (!may_repair(c))
             return refuse(err, c, "too much extra data (`check -r all` removes it)");
         check_say(c, "Discarding too much extra metadata in snapshot table entry %" PRIu32, i);
-        s->kept_extra = EXTRA_KNOWN;
+        s->kept_extra = EXTRA_MAX;
         c->snapshot_faults++;
     }
     return 0;
