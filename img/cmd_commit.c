@@ -13,6 +13,7 @@
 #include "img.h"
 #include "keys.h"
 #include "log.h"
+#include "pace.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -25,6 +26,7 @@ struct commit_args {
     const char *path, *format;
     const char *base_name; /* -b */
     enum blk_cache cache;
+    uint64_t rate; /* -r: bytes a second; 0: no limit */
     bool quiet, progress, drop;
 };
 
@@ -40,7 +42,7 @@ static bool parse_args(int argc, char **argv, struct commit_args *args, int *sta
     int c;
 
     *status = 1;
-    while ((c = img_getopt(argc, argv, ":hf:t:b:dpq", longopts, status)) != -1) {
+    while ((c = img_getopt(argc, argv, ":hf:t:b:dpqr:", longopts, status)) != -1) {
         switch (c) {
         case 'f':
             args->format = optarg;
@@ -62,6 +64,10 @@ static bool parse_args(int argc, char **argv, struct commit_args *args, int *sta
             break;
         case 'q':
             args->quiet = true;
+            break;
+        case 'r':
+            if (!img_parse_size(optarg, "rate limit", &args->rate))
+                return false;
             break;
         default:
             return false;
@@ -213,8 +219,8 @@ static int commit_zeros(struct blk *base, uint64_t offset, uint64_t *length)
     return blk_pwrite_zeroes(base, offset, *length, BLK_REQ_MAY_UNMAP);
 }
 
-static int commit_data(const struct chain *chain, struct progress *progress, void *buf,
-                       struct err *err)
+static int commit_data(const struct chain *chain, struct progress *progress, struct pace *pace,
+                       void *buf, struct err *err)
 {
     uint64_t total = blk_length(chain->layers[0]);
 
@@ -235,6 +241,7 @@ static int commit_data(const struct chain *chain, struct progress *progress, voi
             rc = blk_pread(layer, offset, buf, (size_t)length);
             if (rc < 0)
                 return err_set_errno(err, rc, "error while reading at byte %" PRIu64, offset);
+            pace_wait(pace, length);
             rc = blk_pwrite(chain->base, offset, buf, (size_t)length);
         }
         if (rc < 0)
@@ -249,6 +256,7 @@ static int commit(const struct commit_args *args, const struct chain *chain)
 {
     uint64_t total = blk_length(chain->layers[0]);
     void *buf = aligned_alloc(ALIGNMENT, CHUNK);
+    struct pace pace = {.rate = args->rate};
     struct progress progress;
     struct err err;
     int rc = 0;
@@ -261,7 +269,7 @@ static int commit(const struct commit_args *args, const struct chain *chain)
     if (blk_length(chain->base) < total)
         rc = blk_resize(chain->base, total, &err);
     if (rc == 0)
-        rc = commit_data(chain, &progress, buf, &err);
+        rc = commit_data(chain, &progress, &pace, buf, &err);
     free(buf);
     if (rc == 0) {
         rc = blk_flush(chain->base);

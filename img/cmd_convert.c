@@ -2,6 +2,7 @@
  * cmd_convert.c - `convert`: copies images, flattened, into a new image or an existing one (-n).
  */
 #include "checked.h"
+#include "convert_bitmaps.h"
 #include "copy.h"
 #include "create_options.h"
 #include "img.h"
@@ -16,14 +17,18 @@
 #include <unistd.h>
 
 enum { DEFAULT_SPARSE = 4096, SECTOR = 512, MAX_COROUTINES = 16 };
+enum { OPT_BITMAPS = 0x200, OPT_SKIP_BROKEN, OPT_SALVAGE, OPT_TARGET_IS_ZERO };
 
 struct convert_args {
     const char *format, *out_format;      /* -f, -O */
     const char *backing, *backing_format; /* -B, -F */
     const char *snapshot;                 /* -l */
     enum blk_cache cache, source_cache;
-    uint64_t sparse;
+    uint64_t sparse, rate;
+    bool has_sparse; /* -S was given */
     bool quiet, progress, skip_create, force_share, compress;
+    bool offload, salvage, target_is_zero; /* -C */
+    bool bitmaps, skip_broken_bitmaps;
     struct create_options options;
     const char **source_paths;
     unsigned source_count;
@@ -68,6 +73,7 @@ static bool parse_option(struct convert_args *args, int c)
         if (!img_parse_size(optarg, "buffer size for sparse output", &args->sparse))
             return false;
         args->sparse = align_down(args->sparse, SECTOR);
+        args->has_sparse = true;
         return true;
     case 'l':
         args->snapshot = optarg;
@@ -88,10 +94,47 @@ static bool parse_option(struct convert_args *args, int c)
     case 'U':
         args->force_share = true;
         return true;
+    case 'C':
+        args->offload = true;
+        return true;
+    case 'r':
+        return img_parse_size(optarg, "rate limit", &args->rate);
+    case OPT_BITMAPS:
+        args->bitmaps = true;
+        return true;
+    case OPT_SKIP_BROKEN:
+        args->skip_broken_bitmaps = true;
+        return true;
+    case OPT_SALVAGE:
+        args->salvage = true;
+        return true;
+    case OPT_TARGET_IS_ZERO:
+        args->target_is_zero = true;
+        return true;
     default: /* 'c' */
         args->compress = true;
         return true;
     }
+}
+
+/* What does not go together; false after a message. */
+static bool check_options(const struct convert_args *args)
+{
+    const char *problem = NULL;
+
+    if (args->skip_broken_bitmaps && !args->bitmaps)
+        problem = "Use of --skip-broken-bitmaps requires --bitmaps";
+    else if (args->target_is_zero && !args->skip_create)
+        problem = "--target-is-zero requires use of -n flag";
+    else if (args->offload && args->compress)
+        problem = "Cannot enable copy offloading when -c is used";
+    else if (args->offload && args->has_sparse)
+        problem = "Cannot enable copy offloading when -S is used";
+    else if (args->offload && args->salvage)
+        problem = "Cannot use copy offloading in salvaging mode";
+    if (problem != NULL)
+        log_error("%s", problem);
+    return problem == NULL;
 }
 
 static bool parse_args(int argc, char **argv, struct convert_args *args, int *status)
@@ -99,15 +142,22 @@ static bool parse_args(int argc, char **argv, struct convert_args *args, int *st
     static const struct option longopts[] = {
         {"help", no_argument, NULL, 'h'},
         {"force-share", no_argument, NULL, 'U'},
+        {"bitmaps", no_argument, NULL, OPT_BITMAPS},
+        {"skip-broken-bitmaps", no_argument, NULL, OPT_SKIP_BROKEN},
+        {"salvage", no_argument, NULL, OPT_SALVAGE},
+        {"target-is-zero", no_argument, NULL, OPT_TARGET_IS_ZERO},
         {NULL, 0, NULL, 0},
     };
     int c;
 
     *status = 1;
-    while ((c = img_getopt(argc, argv, ":hf:O:B:F:l:o:t:T:S:m:WnpqUc", longopts, status)) != -1) {
+    while ((c = img_getopt(argc, argv, ":hf:O:B:F:l:o:t:T:S:m:WnpqUcCr:", longopts, status)) !=
+           -1) {
         if (c == IMG_OPT_STOP || !parse_option(args, c))
             return false;
     }
+    if (!check_options(args))
+        return false;
     if (!img_known_format(args->out_format)) {
         log_error("Unknown file format '%s'", args->out_format);
         return false;
@@ -246,6 +296,24 @@ static struct blk **open_sources(const struct convert_args *args, uint64_t *size
     return sources;
 }
 
+/* False after a message. */
+static bool check_target(const struct convert_args *args, struct blk *target, uint64_t size)
+{
+    if (blk_length(target) < size) {
+        log_error("output file is smaller than input file");
+        return false;
+    }
+    if (args->target_is_zero && blk_backing(target) != NULL) {
+        log_error("Cannot use --target-is-zero when the destination image has a backing file");
+        return false;
+    }
+    if (args->bitmaps && !convert_bitmaps_can_have(target)) {
+        log_error("Format driver '%s' does not support bitmaps", blk_format(target));
+        return false;
+    }
+    return true;
+}
+
 static int copy(const struct convert_args *args, struct blk **sources, uint64_t size)
 {
     struct progress progress;
@@ -255,14 +323,18 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
         .sparse = args->sparse,
         .compress = args->compress,
         .skip_unallocated = !args->skip_create && args->options.blk.backing_name != NULL,
+        .offload = args->offload,
+        .salvage = args->salvage,
+        .quiet = args->quiet,
+        .rate = args->rate,
         .progress = &progress,
     };
     const struct blk_luks_options *luks = args->options.blk.luks;
     struct err err;
     int status = 0, rc;
 
-    job.target_is_zero =
-        !args->skip_create && !job.skip_unallocated && !is_block_device(args->target_path);
+    job.target_is_zero = args->target_is_zero || (!args->skip_create && !job.skip_unallocated &&
+                                                  !is_block_device(args->target_path));
     job.target = img_open(&(struct blk_open_options){
         .path = args->target_path,
         .format = args->out_format,
@@ -274,8 +346,7 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
     });
     if (job.target == NULL)
         return 1;
-    if (blk_length(job.target) < size) {
-        log_error("output file is smaller than input file");
+    if (!check_target(args, job.target, size)) {
         img_close(job.target, NULL);
         return 1;
     }
@@ -286,6 +357,8 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
         if (rc < 0)
             (void)err_set_errno(&err, rc, "error while flushing '%s'", args->target_path);
     }
+    if (rc == 0 && args->bitmaps)
+        rc = convert_bitmaps_copy(sources[0], job.target, args->skip_broken_bitmaps, &err);
     progress_end(&progress, rc == 0);
     if (rc < 0) {
         log_error("%s", err.text);
@@ -317,6 +390,20 @@ static int check_compression(const struct convert_args *args)
     return 0;
 }
 
+/* False after a message. */
+static bool check_bitmaps(const struct convert_args *args, struct blk *source)
+{
+    if (!args->bitmaps)
+        return true;
+    if (args->source_count > 1)
+        log_error("Copying bitmaps only possible with single source");
+    else if (!convert_bitmaps_can_have(source))
+        log_error("Source lacks bitmap support");
+    else
+        return convert_bitmaps_check(source, args->skip_broken_bitmaps);
+    return false;
+}
+
 static int convert(struct convert_args *args)
 {
     struct blk **sources;
@@ -332,7 +419,7 @@ static int convert(struct convert_args *args)
     if (sources == NULL)
         return 1;
     is_new = access(args->target_path, F_OK) != 0;
-    if (check_compression(args) < 0) {
+    if (check_compression(args) < 0 || !check_bitmaps(args, sources[0])) {
         close_sources(sources, args->source_count);
         return 1;
     }

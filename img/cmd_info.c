@@ -7,6 +7,7 @@
 #include "img.h"
 #include "info.h"
 #include "json.h"
+#include "limits.h"
 #include "log.h"
 #include "size.h"
 #include "snapshot_list.h"
@@ -14,12 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CHAIN = 4096 };
+enum { MAX_CHAIN = 4096, OPT_LIMITS = 0x200 };
 
 struct info_args {
     const char *path;
     const char *format;
-    bool json, chain, force_share;
+    bool json, chain, limits, force_share;
 };
 
 static bool parse_args(int argc, char **argv, struct info_args *args, int *status)
@@ -29,6 +30,7 @@ static bool parse_args(int argc, char **argv, struct info_args *args, int *statu
         {"format", required_argument, NULL, 'f'},
         {"output", required_argument, NULL, IMG_OPT_OUTPUT},
         {"backing-chain", no_argument, NULL, IMG_OPT_BACKING_CHAIN},
+        {"limits", no_argument, NULL, OPT_LIMITS},
         {"force-share", no_argument, NULL, 'U'},
         {NULL, 0, NULL, 0},
     };
@@ -49,6 +51,9 @@ static bool parse_args(int argc, char **argv, struct info_args *args, int *statu
             break;
         case IMG_OPT_BACKING_CHAIN:
             args->chain = true;
+            break;
+        case OPT_LIMITS:
+            args->limits = true;
             break;
         default:
             return false;
@@ -183,7 +188,7 @@ void info_print_specific(struct blk *blk, const struct blk_info *info)
                yes_no(info->extended_l2));
 }
 
-static void print_human(struct blk *blk, const struct blk_info *info)
+static void print_human(struct blk *blk, const struct blk_info *info, bool limits)
 {
     char virtual_size[SIZE_TEXT_MAX], disk_size[SIZE_TEXT_MAX];
 
@@ -206,6 +211,8 @@ static void print_human(struct blk *blk, const struct blk_info *info)
         if (info->backing_format != NULL)
             printf("backing file format: %s\n", info->backing_format);
     }
+    if (limits)
+        limits_print(info);
     (void)snapshot_list_print(blk, NULL);
     info_print_specific(blk, info);
 }
@@ -239,7 +246,7 @@ static json_t *qcow2_to_json(struct blk *blk, const struct blk_info *info)
 }
 
 /* The order of the keys is qemu-img's. */
-static json_t *to_json(struct blk *blk, const struct blk_info *info)
+static json_t *to_json(struct blk *blk, const struct blk_info *info, bool limits)
 {
     json_t *object = json_object(), *snapshots;
 
@@ -252,6 +259,8 @@ static json_t *to_json(struct blk *blk, const struct blk_info *info)
     json_add_nonzero(object, "cluster-size", info->cluster_size);
     json_add_text(object, "format", blk_format(blk));
     json_add_number(object, "actual-size", info->disk_size);
+    if (limits)
+        (void)json_object_set_new(object, "limits", limits_to_json(info));
     if (info->compat != 0)
         (void)json_object_set_new(object, "format-specific", qcow2_to_json(blk, info));
     if (info->backing_path != NULL)
@@ -292,9 +301,9 @@ static int show(const struct info_args *args, const char *path, const char *form
         status = 1;
     } else {
         if (list != NULL)
-            (void)json_array_append_new(list, to_json(blk, &info));
+            (void)json_array_append_new(list, to_json(blk, &info, args->limits));
         else
-            print_human(blk, &info);
+            print_human(blk, &info, args->limits);
         if (args->chain && info.backing_path != NULL) {
             *next = strdup(info.backing_path);
             *next_format = info.backing_format != NULL ? strdup(info.backing_format) : NULL;

@@ -20,7 +20,7 @@ struct rebase_args {
     const char *path, *format;
     const char *backing, *backing_format; /* -b, -F */
     enum blk_cache cache, source_cache;
-    bool quiet, progress, unsafe, force_share;
+    bool quiet, progress, unsafe, force_share, compress;
     char *backing_path; /* resolved; NULL: no backing file */
 };
 
@@ -29,12 +29,13 @@ static bool parse_args(int argc, char **argv, struct rebase_args *args, int *sta
     static const struct option longopts[] = {
         {"help", no_argument, NULL, 'h'},
         {"force-share", no_argument, NULL, 'U'},
+        {"compress", no_argument, NULL, 'c'},
         {NULL, 0, NULL, 0},
     };
     int c;
 
     *status = 1;
-    while ((c = img_getopt(argc, argv, ":hf:F:b:upt:T:qU", longopts, status)) != -1) {
+    while ((c = img_getopt(argc, argv, ":hf:F:b:upt:T:qUc", longopts, status)) != -1) {
         switch (c) {
         case 'f':
             args->format = optarg;
@@ -65,6 +66,9 @@ static bool parse_args(int argc, char **argv, struct rebase_args *args, int *sta
         case 'U':
             args->force_share = true;
             break;
+        case 'c':
+            args->compress = true;
+            break;
         default:
             return false;
         }
@@ -73,6 +77,10 @@ static bool parse_args(int argc, char **argv, struct rebase_args *args, int *sta
         return false;
     if (args->backing == NULL && !args->unsafe) {
         *status = img_usage_error("Must specify backing file (-b) or use unsafe mode (-u)");
+        return false;
+    }
+    if (args->compress && args->unsafe) {
+        log_error("Nothing is written in unsafe mode (-u) that could be compressed (-c)");
         return false;
     }
     if (args->backing_format != NULL && !img_known_format(args->backing_format)) {
@@ -137,7 +145,7 @@ static int copy_differences(const struct rebase_args *args, struct blk *overlay)
         }
     }
     progress_start(&progress, args->progress && !args->quiet);
-    rc = rebase_copy(overlay, new_base, &progress, &err);
+    rc = rebase_copy(overlay, new_base, args->compress, &progress, &err);
     progress_end(&progress, rc == 0);
     if (rc < 0)
         log_error("%s", err.text);
@@ -162,7 +170,13 @@ static int rebase(struct rebase_args *args)
     });
     if (overlay == NULL)
         return 1;
-    if (!args->unsafe)
+    if (args->compress && !blk_can_compress(overlay)) {
+        log_error("Compression not supported for %s", strcmp(blk_format(overlay), "raw") == 0
+                                                          ? "this file format"
+                                                          : "encrypted images");
+        status = 1;
+    }
+    if (status == 0 && !args->unsafe)
         status = copy_differences(args, overlay);
     if (status == 0) {
         rc = blk_flush(overlay);

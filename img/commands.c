@@ -15,27 +15,29 @@ const struct img_command img_commands[] = {
      "source_fmt]] [-g granularity] [-f fmt] filename bitmap"},
     {"check", cmd_check,
      "[-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] filename"},
-    {"commit", cmd_commit, "[-q] [-f fmt] [-t cache] [-b base] [-d] [-p] filename"},
+    {"commit", cmd_commit, "[-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] filename"},
     {"compare", cmd_compare,
      "[-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2"},
     {"convert", cmd_convert,
-     "[-U] [-p] [-q] [-n] [-f fmt] [-t cache] [-T src_cache] [-O output_fmt] "
-     "[-B backing_file [-F backing_fmt]] [-o options] [-l snapshot_param] [-S sparse_size] [-m "
-     "num_coroutines] [-W] "
+     "[--target-is-zero] [--bitmaps [--skip-broken-bitmaps]] [-U] [-C] [-c] [-p] [-q] [-n] [-f "
+     "fmt] "
+     "[-t cache] [-T src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] "
+     "[-l "
+     "snapshot_param] [-S sparse_size] [-r rate_limit] [-m num_coroutines] [-W] [--salvage] "
      "filename [filename2 [...]] output_filename"},
     {"create", cmd_create,
      "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]"},
     {"dd", cmd_dd,
      "[-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] if=input "
      "of=output"},
-    {"info", cmd_info, "[-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
+    {"info", cmd_info, "[-f fmt] [--output=ofmt] [--backing-chain] [--limits] [-U] filename"},
     {"map", cmd_map,
      "[-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] filename"},
     {"measure", cmd_measure,
      "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [-f fmt] [-l snapshot_param] [-U] "
      "filename]"},
     {"rebase", cmd_rebase,
-     "[-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F backing_fmt] "
+     "[-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] [-c] -b backing_file [-F backing_fmt] "
      "filename"},
     {"resize", cmd_resize, "[-f fmt] [--preallocation=mode] [-q] [--shrink] filename [+ | -]size"},
     {"serve", cmd_serve,
@@ -95,6 +97,17 @@ void img_print_help(void)
         "  '--output' takes the format in which the output must be done (human or json)\n"
         "  '-n' skips the target volume creation (useful if the volume is created\n"
         "       prior to running this program)\n"
+        "  '-r' limits how many bytes a second are written\n"
+        "  '-c' writes compressed clusters\n"
+        "  '--limits' shows what requests to the image should look like\n"
+        "\n"
+        "Parameters to convert subcommand:\n"
+        "  '--bitmaps' copies the persistent bitmaps as well; with '--skip-broken-bitmaps' all "
+        "but\n"
+        "       the inconsistent ones\n"
+        "  '--target-is-zero' says that an existing output reads as zeros\n"
+        "  '--salvage' makes zeros of what cannot be read, and goes on\n"
+        "  '-C' lets the kernel copy, and file systems share blocks, where that is possible\n"
         "\n"
         "Keys of encrypted images, for every command:\n"
         "  '--key-file path' or '--key-fd n' is tried on all of them\n"

@@ -12,6 +12,9 @@
  * To be compressed a slot goes to the compressor's threads as soon as it was read, and the writer waits
  * for it when its turn comes. Only whole clusters of the target can be written so; what begins or ends
  * inside one (where one source follows another, or an overlay's extent ends) is written as it is.
+ *
+ * A window that the kernel may copy is not read; if it then cannot, the writer reads it, and the reader
+ * tries no more.
  */
 #include "copy.h"
 
@@ -19,11 +22,14 @@
 #include "compressor.h"
 #include "extent.h"
 #include "img.h"
+#include "log.h"
+#include "pace.h"
 #include "zero.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,9 +44,11 @@ enum {
 };
 
 struct slot {
-    enum { SLOT_DATA, SLOT_ZERO, SLOT_SKIP, SLOT_END } kind;
+    enum { SLOT_DATA, SLOT_ZERO, SLOT_SKIP, SLOT_COPY, SLOT_END } kind;
     uint64_t offset; /* in the target */
     uint64_t length;
+    struct blk *source; /* SLOT_COPY: where it comes from */
+    uint64_t source_offset;
     unsigned char *data;
     uint64_t used[WORDS]; /* a bit a block: to be written */
     struct compress_work work;
@@ -54,6 +62,8 @@ struct copier {
     struct slot slots[COMPRESS_SLOTS];
     unsigned slot_count;
     struct compressor *compressor; /* NULL: nothing is compressed */
+    struct pace pace;              /* the writer's */
+    atomic_bool can_offload;
 
     pthread_mutex_t lock;
     pthread_cond_t moved;
@@ -142,7 +152,7 @@ static int plan_slot(const struct copier *c, struct blk *source, uint64_t start,
         return 0;
     rc = blk_map(source, at, left, top_only ? BLK_MAP_TOP_ONLY : 0, &extent);
     if (rc < 0)
-        return rc;
+        return c->job->salvage && !top_only ? 0 : rc; /* reading finds what is left */
     if (top_only) {
         /* Exactly what the layer holds: no window may reach into what it does not. */
         slot->kind = extent.kind == BLK_EXTENT_UNALLOCATED ? SLOT_SKIP
@@ -156,7 +166,41 @@ static int plan_slot(const struct copier *c, struct blk *source, uint64_t start,
         else
             slot->length = left;
     }
+    if (slot->kind == SLOT_DATA && extent.kind == BLK_EXTENT_DATA && extent.has_host_offset &&
+        atomic_load_explicit(&c->can_offload, memory_order_relaxed)) {
+        slot->kind = SLOT_COPY;
+        slot->length = min_u64(slot->length, extent.length);
+        slot->source = source;
+        slot->source_offset = at;
+    }
     return 0;
+}
+
+/* What can be read of a window, sector by sector; the rest is zeros. */
+static void read_sectors(const struct copier *c, struct blk *source, uint64_t at, struct slot *slot)
+{
+    for (uint64_t done = 0; done < slot->length; done += SECTOR) {
+        size_t n = (size_t)min_u64(SECTOR, slot->length - done);
+        int rc = blk_pread(source, at + done, slot->data + done, n);
+
+        if (rc == 0)
+            continue;
+        memset(slot->data + done, 0, n);
+        if (!c->job->quiet)
+            log_warn("error while reading offset %" PRIu64 ": %s", slot->offset + done,
+                     strerror(-rc));
+    }
+}
+
+static int read_window(const struct copier *c, struct blk *source, uint64_t at, struct slot *slot)
+{
+    int rc = blk_pread(source, at, slot->data, (size_t)slot->length);
+
+    if (rc < 0 && c->job->salvage) {
+        read_sectors(c, source, at, slot);
+        rc = 0;
+    }
+    return rc;
 }
 
 static void begin_compression(struct copier *c, struct slot *slot)
@@ -180,7 +224,7 @@ static int read_source(struct copier *c, struct blk *source, uint64_t start)
             return -ECANCELED;
         rc = plan_slot(c, source, start, at, slot);
         if (rc == 0 && slot->kind == SLOT_DATA) {
-            rc = blk_pread(source, at, slot->data, (size_t)slot->length);
+            rc = read_window(c, source, at, slot);
             if (rc == 0) {
                 find_zeros(c, slot);
                 begin_compression(c, slot);
@@ -265,8 +309,24 @@ static int write_data(const struct copier *c, struct slot *slot)
     return rc;
 }
 
-static int write_slot(const struct copier *c, struct slot *slot)
+static int copy_by_kernel(struct copier *c, const struct slot *slot)
 {
+    struct blk *target = c->job->target;
+    int rc = blk_copy_range(slot->source, slot->source_offset, target, slot->offset, slot->length);
+
+    if (rc != -ENOTSUP)
+        return rc;
+    atomic_store_explicit(&c->can_offload, false, memory_order_relaxed);
+    rc = blk_pread(slot->source, slot->source_offset, slot->data, (size_t)slot->length);
+    return rc == 0 ? blk_pwrite(target, slot->offset, slot->data, (size_t)slot->length) : rc;
+}
+
+static int write_slot(struct copier *c, struct slot *slot)
+{
+    if (slot->kind == SLOT_DATA || slot->kind == SLOT_COPY)
+        pace_wait(&c->pace, slot->length);
+    if (slot->kind == SLOT_COPY)
+        return copy_by_kernel(c, slot);
     if (slot->kind == SLOT_DATA)
         return write_data(c, slot);
     if (slot->kind == SLOT_ZERO && !c->job->target_is_zero)
@@ -334,6 +394,8 @@ int copy_images(const struct copy_job *job, struct err *err)
     for (unsigned i = 0; i < job->source_count; i++)
         c.total += blk_length(job->sources[i]);
     c.slot_count = job->compress ? COMPRESS_SLOTS : SLOTS;
+    atomic_init(&c.can_offload, job->offload);
+    c.pace.rate = job->rate;
     for (unsigned i = 0; i < c.slot_count && rc == 0; i++)
         rc = make_slot(&c, &c.slots[i], err);
     if (rc == 0 && job->compress) {

@@ -14,6 +14,10 @@ struct copy_job {
     bool target_is_zero;   /* the target shows zeros where nothing is written */
     bool compress;         /* the target's format can; its clusters are written compressed */
     bool skip_unallocated; /* leave out what a source with a backing file does not hold itself */
+    bool offload;          /* let the kernel copy what it can; data is not looked at for zeros */
+    bool salvage;          /* sectors that cannot be read are zeros, after a warning */
+    bool quiet;            /* and that without the warning */
+    uint64_t rate;         /* bytes a second to write at most; 0: no limit */
     struct progress *progress;
 };
 

@@ -23,6 +23,7 @@ struct comparison {
     struct blk *old_base, *new_base; /* NULL: none */
     struct extent_pair bases;
     uint64_t unit; /* what is compared and copied as a whole */
+    bool compress;
     unsigned char *old_data, *new_data;
 };
 
@@ -40,6 +41,9 @@ static int write_old(struct comparison *c, uint64_t offset, const unsigned char 
 {
     if (buffer_is_zero(data, length))
         return blk_pwrite_zeroes(c->overlay, offset, length, BLK_REQ_HIDE);
+    if (c->compress && is_aligned(offset, c->unit) &&
+        (is_aligned(length, c->unit) || offset + length == blk_length(c->overlay)))
+        return blk_pwrite_compressed(c->overlay, offset, data, length);
     return blk_pwrite(c->overlay, offset, data, length);
 }
 
@@ -71,10 +75,28 @@ static int copy_chunk(struct comparison *c, uint64_t offset, size_t length, stru
     return 0;
 }
 
+/* Clusters are compressed as a whole: what ends inside one ends before it, or (within the range of `left`
+ * bytes) behind it. True: behind it. */
+static bool end_with_cluster(const struct comparison *c, uint64_t offset, uint64_t left,
+                             uint64_t *length)
+{
+    uint64_t end = align_down(offset + *length, c->unit);
+
+    if (*length == left || end == offset + *length)
+        return false;
+    if (end > offset) {
+        *length = end - offset;
+        return false;
+    }
+    *length = min_u64(left, align_down(offset, c->unit) + c->unit - offset);
+    return true;
+}
+
 /* One step within a range that the overlay does not hold: *length shrinks to what was dealt with. */
 static int copy_step(struct comparison *c, uint64_t offset, uint64_t *length, struct err *err)
 {
     struct blk_extent old_extent = {0}, new_extent = {0};
+    uint64_t left = *length;
     int rc = extent_map(c->old_base, offset, *length, &old_extent);
 
     if (rc == 0)
@@ -83,10 +105,12 @@ static int copy_step(struct comparison *c, uint64_t offset, uint64_t *length, st
         return err_set_errno(err, rc, "error while reading image metadata at byte %" PRIu64,
                              offset);
     *length = min_u64(*length, min_u64(old_extent.length, new_extent.length));
-    if (extent_is_zero(&old_extent) && extent_is_zero(&new_extent))
-        return 0;
-    if (extent_same_storage(&c->bases, &old_extent, &new_extent))
-        return 0;
+    if (!c->compress || !end_with_cluster(c, offset, left, length)) {
+        if (extent_is_zero(&old_extent) && extent_is_zero(&new_extent))
+            return 0;
+        if (extent_same_storage(&c->bases, &old_extent, &new_extent))
+            return 0;
+    }
     *length = min_u64(*length, CHUNK - offset % CHUNK);
     return copy_chunk(c, offset, (size_t)*length, err);
 }
@@ -115,7 +139,7 @@ static int copy_all(struct comparison *c, struct progress *progress, struct err 
     return 0;
 }
 
-int rebase_copy(struct blk *overlay, struct blk *new_base, struct progress *progress,
+int rebase_copy(struct blk *overlay, struct blk *new_base, bool compress, struct progress *progress,
                 struct err *err)
 {
     unsigned cluster_size = blk_cluster_size(overlay);
@@ -125,6 +149,7 @@ int rebase_copy(struct blk *overlay, struct blk *new_base, struct progress *prog
         .new_base = new_base,
         .bases = {.a = blk_backing(overlay), .b = new_base},
         .unit = cluster_size != 0 ? cluster_size : DEFAULT_UNIT,
+        .compress = compress,
         .old_data = aligned_alloc(ALIGNMENT, CHUNK),
         .new_data = aligned_alloc(ALIGNMENT, CHUNK),
     };

@@ -7,8 +7,8 @@
 #include "img.h"
 
 /* Copies into `overlay` what its chain shows and `new_base` (NULL: none, zeros) would not show in its
- * place. Nothing is flushed. */
-int rebase_copy(struct blk *overlay, struct blk *new_base, struct progress *progress,
+ * place; `compress`: clusters that it has nothing of are written compressed. Nothing is flushed. */
+int rebase_copy(struct blk *overlay, struct blk *new_base, bool compress, struct progress *progress,
                 struct err *err);
 
 #endif

@@ -186,6 +186,14 @@ int blk_pwrite_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigne
 int blk_pdiscard(struct blk *blk, uint64_t offset, uint64_t length);
 int blk_flush(struct blk *blk);
 
+/*
+ * Copies a range by the kernel (copy_file_range()), which shares the blocks where the file system can.
+ * -ENOTSUP: not all of it could be, and part of it may have been; reading and writing does it. That is
+ * so unless `to` is raw and `from` has stored every byte as it is. Any thread.
+ */
+int blk_copy_range(struct blk *from, uint64_t from_offset, struct blk *to, uint64_t to_offset,
+                   uint64_t length);
+
 /* ---- compressed writes ---- */
 
 /*

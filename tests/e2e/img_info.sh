@@ -71,6 +71,25 @@ for name in /dev/zero fifo 'json:{"driver":"file","filename":"/etc/passwd"}' nbd
     refuse "nor is it followed with --backing-chain" timeout 10 "$IMG" info --backing-chain "$m/hostile.qcow2"
 done
 
+# ---- --limits: later versions of qemu-img have it ----
+"$IMG" create -q -f qcow2 -o cluster_size=64k,extended_l2=on "$m/limits.qcow2" 1M
+"$IMG" create -q -f raw "$m/limits.raw" 1M
+cat >"$work/limits" <<'EOF'
+Block limits:
+    request alignment: 1
+    discard alignment: 65536
+    write zeroes alignment: 2048
+    max iov: 1024
+    min mem alignment: 1
+    opt mem alignment: 4096
+EOF
+check "--limits" diff <("$IMG" info --limits "$m/limits.qcow2" | sed -n '/^Block limits/,/^    opt/p') "$work/limits"
+check "--limits of a raw image" diff <("$IMG" info --limits "$m/limits.raw" | sed -n '/^Block limits/,$p') \
+    <(grep -v -e discard -e zeroes "$work/limits")
+check "--limits in JSON" test "$("$IMG" info --limits --output=json "$m/limits.qcow2" |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["limits"]["write-zeroes-alignment"])')" = 2048
+check "no limits without" diff <("$IMG" info "$m/limits.qcow2" | grep -c 'Block limits') <(echo 0)
+
 # ---- the program itself ----
 same_status "no command" ''
 check "--version names the program" grep -q '^minivmm-img version [0-9]' <("$IMG" --version)

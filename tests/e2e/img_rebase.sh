@@ -102,8 +102,31 @@ check "a missing format is found and said" \
 check "and is in the header" grep -q '^backing file format: raw' <(qemu-img info "$m/o.qcow2")
 kept "a missing format"
 
+# ---- -c: later versions of qemu-img have it ----
+compressed() { qemu-img check "$1" | sed -n 's/.* \([0-9.]*\)% compressed clusters.*/\1/p'; }
+for options in cluster_size=64k cluster_size=512 compression_type=zstd extended_l2=on; do
+    for backing in copy.qcow2 other.qcow2 short.qcow2 long.qcow2 other.raw ''; do
+        name="-c ($options) onto '${backing}'"
+        format=${backing##*.}
+        both prepare $options
+        check "$name" "$IMG" rebase -c -b "${backing:+$m/$backing}" ${format:+-F "$format"} "$m/o.qcow2"
+        kept "$name"
+        [ -z "$backing" ] && check "$name: compressed" test "$(compressed "$m/o.qcow2")" != 0.00
+    done
+done
+# Data that ends inside clusters of the overlay.
+both prepare cluster_size=2M
+(cd "$m" && qemu-img create -q -f raw ragged.raw 8M && for n in 1 3 9 1100 2040 4095 6000; do
+    qemu-io -f raw -c "write -P 55 ${n}k 37k" ragged.raw >/dev/null
+done && cp o.qcow2 ragged.qcow2 && "$IMG" rebase -u -b ragged.raw -F raw ragged.qcow2 &&
+    cp ragged.qcow2 ragged-before.qcow2 && "$IMG" rebase -c -b '' ragged.qcow2)
+check "-c of data in pieces: the content is kept" qemu-img compare "$m/ragged.qcow2" "$m/ragged-before.qcow2"
+check "-c of data in pieces: clean" qemu-img check -q "$m/ragged.qcow2"
+check "-c of data in pieces: compressed" test "$(compressed "$m/ragged.qcow2")" != 0.00
+
 # ---- what is refused ----
 both prepare
+refuse "-c -u" "$IMG" rebase -c -u -b other.qcow2 -F qcow2 "$m/o.qcow2"
 same "neither -b nor -u" rebase o.qcow2
 same "no file" rebase -b copy.qcow2
 same "unknown format of the base" rebase -b copy.qcow2 -F foo o.qcow2
