@@ -147,9 +147,11 @@ int check_walk_l1(struct check *c, uint64_t offset, uint64_t entries, bool activ
  * are worth the time. */
 bool check_may_walk_unaligned(struct check *c);
 
-/* Writes entries of an L2 table, or of the active L1 table, back. -EIO when something lies there too that
- * an open needs: the header, the refcount table, the encryption header, the snapshot table, the bitmap
- * directory or (an L2 table's) the active L1 table. A repair must not make an image unreadable. */
+/* Whether something that an open needs lies where entries of an L2 table, or of the active L1 table, stand:
+ * the header, the refcount table, the encryption header, the snapshot table, the bitmap directory or (an L2
+ * table's) the active L1 table. A repair must not make an image unreadable. */
+bool check_is_taken(const struct check *c, bool is_l2, uint64_t where, uint64_t length);
+/* Writes such entries back. -EIO after a finding: the place is taken. */
 int check_write_entries(struct check *c, bool is_l2, uint64_t where, const void *entries,
                         size_t length);
 

@@ -95,6 +95,13 @@ struct l1_changes {
 };
 enum { L1_WINDOW = 512 };
 
+/* An L1 table whose length is damaged may reach over what must not be written, a LUKS header say. */
+static bool is_l1_taken(const struct check *c, uint64_t first, uint64_t end)
+{
+    return check_is_taken(c, false, c->header.l1_table_offset + first * QCOW2_ENTRY_SIZE,
+                          (end - first) * QCOW2_ENTRY_SIZE);
+}
+
 static int write_l1(struct check *c, const uint64_t *l1, struct l1_changes *changes)
 {
     unsigned char raw[L1_WINDOW * QCOW2_ENTRY_SIZE];
@@ -111,7 +118,8 @@ static int write_l1(struct check *c, const uint64_t *l1, struct l1_changes *chan
 
 static int change_l1(struct check *c, uint64_t *l1, uint64_t i, struct l1_changes *changes)
 {
-    bool fits = changes->end > 0 && i / L1_WINDOW == changes->first / L1_WINDOW;
+    bool fits = changes->end > 0 && i / L1_WINDOW == changes->first / L1_WINDOW &&
+                !is_l1_taken(c, changes->first, i + 1);
     int rc = fits ? 0 : write_l1(c, l1, changes);
 
     if (!fits)
@@ -151,12 +159,14 @@ int check_copied_flags(struct check *c)
         if (table == 0 || !can_count(c, l1[i], &refcount))
             continue;
         if (is_wrong(c, l1[i], &refcount)) {
+            bool repair_this = repair && !is_l1_taken(c, i, i + 1);
+
             check_say(c,
                       "%s OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
                       " refcount=%" PRIu64,
-                      repair ? "Repairing" : "ERROR", i, l1[i], refcount);
-            report_wrong(c, repair, 1);
-            if (repair)
+                      repair_this ? "Repairing" : "ERROR", i, l1[i], refcount);
+            report_wrong(c, repair_this, 1);
+            if (repair_this)
                 rc = change_l1(c, l1, i, &changes);
         }
         if (rc < 0 || !is_new_table(c, table, &times))

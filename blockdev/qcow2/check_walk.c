@@ -124,20 +124,25 @@ static int count_compressed(struct check *c, uint64_t entry, uint32_t times)
     return check_count_times(c, offset, sectors * 512 - (offset & 511), times);
 }
 
-int check_write_entries(struct check *c, bool is_l2, uint64_t where, const void *entries,
-                        size_t length)
+bool check_is_taken(const struct check *c, bool is_l2, uint64_t where, uint64_t length)
 {
     const struct qcow2_header *h = &c->header;
     uint64_t l1_bytes = (uint64_t)h->l1_size * QCOW2_ENTRY_SIZE;
     uint64_t reftable_bytes = c->reftable_entries * QCOW2_ENTRY_SIZE;
 
-    if (where < c->cluster_size ||
-        ranges_overlap(where, length, h->refcount_table_offset, reftable_bytes) ||
-        ranges_overlap(where, length, h->luks_offset, h->luks_length) ||
-        ranges_overlap(where, length, h->snapshots_offset, c->snapshot_bytes) ||
-        (c->bitmaps.are_there &&
-         ranges_overlap(where, length, c->bitmaps.offset, c->bitmaps.size)) ||
-        (is_l2 && ranges_overlap(where, length, h->l1_table_offset, l1_bytes))) {
+    return where < c->cluster_size ||
+           ranges_overlap(where, length, h->refcount_table_offset, reftable_bytes) ||
+           ranges_overlap(where, length, h->luks_offset, h->luks_length) ||
+           ranges_overlap(where, length, h->snapshots_offset, c->snapshot_bytes) ||
+           (c->bitmaps.are_there &&
+            ranges_overlap(where, length, c->bitmaps.offset, c->bitmaps.size)) ||
+           (is_l2 && ranges_overlap(where, length, h->l1_table_offset, l1_bytes));
+}
+
+int check_write_entries(struct check *c, bool is_l2, uint64_t where, const void *entries,
+                        size_t length)
+{
+    if (check_is_taken(c, is_l2, where, length)) {
         check_say(c, "ERROR: Overlap check failed");
         return -EIO;
     }

@@ -109,6 +109,33 @@ check "nothing was made" test ! -e none.raw
 check "info needs no key" "$IMG" info base.qcow2
 check "check needs no key" "$IMG" check -q base.qcow2
 
+# ---- an L1 table whose length is damaged reaches over the LUKS header: a repair leaves that alone ----
+"$IMG" create -q -f qcow2 "${secret[@]}" -o "$new,cluster_size=4k" long.qcow2 1M
+qemu-io "${secret[@]}" --image-opts "$(opts long.qcow2)" -c 'write -P 9 0 64k' >/dev/null
+luks_of() {
+    python3 - "$1" <<'EOF'
+import struct, sys
+image = open(sys.argv[1], "rb").read()
+at, = struct.unpack_from(">I", image, 100)
+while struct.unpack_from(">I", image, at)[0] != 0x0537be77:
+    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
+offset, length = struct.unpack_from(">QQ", image, at + 8)
+sys.stdout.buffer.write(image[offset:offset + length])
+EOF
+}
+luks_of long.qcow2 >luks.before
+cp long.qcow2 whole.qcow2
+printf '\0\0\20\0' | dd of=long.qcow2 bs=1 seek=36 conv=notrunc status=none
+for _ in 1 2; do
+    "$IMG" check -r all long.qcow2 >long.out 2>&1
+    check "the check comes to its end" test $? = 2
+done
+check "it found the wrong flags" grep -q 'OFLAG_COPIED L2 cluster' long.out
+luks_of long.qcow2 >luks.after
+check "the LUKS header is as it was" cmp luks.before luks.after
+check "and what is encrypted can be read" qemu-img compare -q "${secret[@]}" --image-opts "$(opts long.qcow2)" \
+    "$(opts whole.qcow2)"
+
 # ---- what is refused ----
 for option in encryption=on encrypt.format=aes "$new,encrypt.cipher-alg=serpent-256" \
     "$new,encrypt.hash-alg=md5" "$new,encrypt.iter-time=0" encrypt.cipher-alg=aes-128 \
