@@ -136,6 +136,7 @@ void img_print_help(void)
         "       format=qcow2|raw  readonly=on|off  serial=TEXT  discard=on|off\n"
         "       cache=writeback|direct|unsafe  aio=auto|io_uring|threads\n"
         "       ephemeral=off|on|ram (nothing is kept)\n"
+        "       poll-us=N (how long an idle queue looks before it sleeps; default: 32)\n"
         "       inflight=on|off (the guest outlives a server that is killed; default: on)\n"
         "\n"
         "Parameters to snapshot subcommand:\n"

@@ -16,8 +16,9 @@
 
 enum { SERIAL_MAX = 20 };
 
-static const char *const known[] = {"path",  "format",    "readonly", "serial", "discard",
-                                    "cache", "ephemeral", "inflight", "aio",    NULL};
+static const char *const known[] = {"path",    "format",  "readonly",  "serial",
+                                    "discard", "cache",   "ephemeral", "inflight",
+                                    "aio",     "poll-us", NULL};
 static const char *const formats[] = {"qcow2", "raw", NULL};
 static const char *const caches[] = {"writeback", "direct", "unsafe", NULL}; /* blk_cache */
 static const char *const aios[] = {"auto", "io_uring", "threads", NULL};     /* blk_aio */
@@ -50,6 +51,7 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
                         struct virtio_blk_options *device, bool *inflight, struct err *err)
 {
     int format = -1, cache = BLK_CACHE_WRITEBACK, ephemeral = BLK_EPHEMERAL_OFF, aio = BLK_AIO_AUTO;
+    uint64_t poll_us = device->poll_us;
     int ret;
 
     if ((ret = optstr_parse(opts, text, "path", err)) < 0 ||
@@ -57,6 +59,7 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
         (ret = optstr_get_word(opts, "cache", caches, &cache, err)) < 0 ||
         (ret = optstr_get_word(opts, "aio", aios, &aio, err)) < 0 ||
         (ret = optstr_get_word(opts, "ephemeral", ephemerals, &ephemeral, err)) < 0 ||
+        (ret = optstr_get_number(opts, "poll-us", 0, VIRTIO_BLK_POLL_US_MAX, &poll_us, err)) < 0 ||
         (ret = optstr_get_bool(opts, "readonly", &device->read_only, err)) < 0 ||
         (ret = optstr_get_bool(opts, "discard", &device->discard, err)) < 0)
         return ret;
@@ -64,6 +67,7 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
     ret = optstr_get_bool(opts, "inflight", inflight, err);
     if (ret < 0)
         return ret;
+    device->poll_us = (unsigned)poll_us;
     image->path = optstr_get(opts, "path");
     device->serial = optstr_get(opts, "serial");
     ret = optstr_reject_unused(opts, known, err);
@@ -89,8 +93,11 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
 bool served_disk_open(struct served_disk *disk, const char *text, unsigned queues)
 {
     struct blk_open_options image = {.backing_root = img_backing_root(), .warn = warn};
-    struct virtio_blk_options device = {
-        .queues = queues, .fixed_cache = true, .failed = failed, .opaque = disk};
+    struct virtio_blk_options device = {.queues = queues,
+                                        .fixed_cache = true,
+                                        .poll_us = VIRTIO_BLK_POLL_US_DEFAULT,
+                                        .failed = failed,
+                                        .opaque = disk};
     struct vhost_user_options back_end = {.report = report, .opaque = disk};
     struct err err;
 

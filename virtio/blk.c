@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-enum { DEVICE_TYPE_BLOCK = 2, CLASS_STORAGE_OTHER = 0x018000, PAGE_SECTORS = 8 };
+enum { DEVICE_TYPE_BLOCK = 2, CLASS_STORAGE_OTHER = 0x018000, PAGE_SECTORS = 8, NS_PER_US = 1000 };
 
 static struct blk_device *from_device(struct virtio_device *dev)
 {
@@ -193,7 +193,7 @@ static uint64_t offered_features(const struct virtio_blk_options *options)
     return features;
 }
 
-static int init_queue(struct blk_device *device, unsigned index, struct err *err)
+static int init_queue(struct blk_device *device, unsigned index, unsigned poll_us, struct err *err)
 {
     struct blk_vq *queue = &device->queues[index];
     int ret = virtqueue_init(&device->dev.queues[index], BLK_QUEUE_SIZE);
@@ -210,7 +210,8 @@ static int init_queue(struct blk_device *device, unsigned index, struct err *err
     queue->iov = calloc((size_t)BLK_QUEUE_SIZE * BLK_QUEUE_SIZE, sizeof(*queue->iov));
     if (!queue->slots || !queue->iov)
         return err_set_errno(err, -ENOMEM, "cannot allocate requests");
-    ret = queue_thread_init(&queue->thread, &blk_request_ops, &device->dev, index);
+    ret = queue_thread_init(&queue->thread, &blk_request_ops, &device->dev, index,
+                            (uint64_t)poll_us * NS_PER_US);
     return ret < 0 ? err_set_errno(err, ret, "cannot set up a queue") : 0;
 }
 
@@ -256,7 +257,7 @@ int virtio_blk_create(const struct virtio_blk_options *options, struct virtio_de
         return err_set_errno(err, -ENOMEM, "cannot create a disk");
     }
     for (; device->queue_count < options->queues; device->queue_count++) {
-        int ret = init_queue(device, device->queue_count, err);
+        int ret = init_queue(device, device->queue_count, options->poll_us, err);
 
         if (ret < 0) {
             device->queue_count++;

@@ -12,14 +12,26 @@
  */
 #include "queue_thread.h"
 
+#include "clock.h"
 #include "signals.h"
 #include "virtqueue.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <unistd.h>
+
+enum { LOOKS_A_CLOCK = 16 }; /* at the ring, about a microsecond */
+
+/* Tells the processor that this is a loop which waits for another one. */
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
 
 static int watch(struct queue_thread *qt, int fd, uint32_t events)
 {
@@ -35,8 +47,16 @@ static void unwatch_kick(const struct queue_thread *qt)
         (void)epoll_ctl(qt->epoll, EPOLL_CTL_DEL, qt->vq->kick, NULL);
 }
 
+/* Where there is one, who looks at a ring keeps the driver from putting something there. */
+static bool is_only_processor(void)
+{
+    cpu_set_t usable;
+
+    return sched_getaffinity(0, sizeof(usable), &usable) == 0 && CPU_COUNT(&usable) < 2;
+}
+
 int queue_thread_init(struct queue_thread *qt, const struct queue_thread_ops *ops,
-                      struct virtio_device *dev, unsigned index)
+                      struct virtio_device *dev, unsigned index, uint64_t poll_ns)
 {
     int ret;
 
@@ -46,6 +66,7 @@ int queue_thread_init(struct queue_thread *qt, const struct queue_thread_ops *op
     qt->index = index;
     qt->running = false;
     atomic_init(&qt->stopping, false);
+    ring_poll_init(&qt->poll, is_only_processor() ? 0 : poll_ns);
     qt->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (qt->epoll < 0)
         return -errno;
@@ -70,15 +91,47 @@ void queue_thread_publish(struct queue_thread *qt)
         qt->dev->transport->interrupt_queue(qt->dev, qt->index);
 }
 
+static bool must_drain(struct queue_thread *qt)
+{
+    return atomic_load(&qt->stopping) || atomic_load(&qt->dev->broken) ||
+           atomic_load(&qt->dev->halted);
+}
+
+/* Looks at the empty ring for as long as that pays; the driver has been asked not to ring. True: there is
+ * something to do. */
+static bool poll_ring(struct queue_thread *qt)
+{
+    uint64_t now, deadline;
+    bool found = false;
+
+    /* What is under way announces its end by an event. */
+    if (qt->poll.max == 0 || qt->ops->busy(qt))
+        return false;
+    now = clock_ns();
+    deadline = ring_poll_begin(&qt->poll, now);
+    if (deadline == 0)
+        return false;
+    while (!found && now < deadline) {
+        for (unsigned i = 0; i < LOOKS_A_CLOCK && !found; i++) {
+            found = virtqueue_has_more(qt->vq) || must_drain(qt);
+            relax();
+        }
+        now = clock_ns();
+    }
+    ring_poll_end(&qt->poll, found, now);
+    return found;
+}
+
 /* Serves until there is nothing to do but to wait; returns for how many milliseconds, -1: an event. */
 static int serve_all(struct queue_thread *qt)
 {
     virtqueue_notify_disable(qt->vq);
     for (;;) {
-        bool drain = atomic_load(&qt->stopping) || atomic_load(&qt->dev->broken) ||
-                     atomic_load(&qt->dev->halted);
+        bool drain = must_drain(qt);
         int ret = qt->ops->serve(qt, drain);
 
+        if (ret > 0 && qt->poll.is_asleep)
+            ring_poll_woken(&qt->poll, clock_ns());
         if (ret < 0) {
             virtio_device_fail(qt->dev);
         } else if (ret == 0) {
@@ -87,7 +140,11 @@ static int serve_all(struct queue_thread *qt)
             /* What waits in the ring is known: the driver need not tell. */
             if (delay >= 0)
                 return delay;
-            if (drain || !virtqueue_notify_enable(qt->vq))
+            if (drain)
+                return -1;
+            if (poll_ring(qt))
+                continue;
+            if (!virtqueue_notify_enable(qt->vq))
                 return -1;
             virtqueue_notify_disable(qt->vq);
         }

@@ -1,7 +1,7 @@
 /*
  * queue_thread.h - the thread of one virtqueue: it sleeps until the driver rings the doorbell, the
  * device has something to complete, or somebody wants it to stop, and in between lets the device
- * serve the queue.
+ * serve the queue. Before it sleeps it may look at the ring for a while (ring_poll.h).
  *
  * Stopping joins the thread. Pausing is stopping, resuming is starting: the queue's position is in
  * the virtqueue, so nothing else has to be kept.
@@ -11,6 +11,7 @@
 #ifndef VIRTIO_QUEUE_THREAD_H
 #define VIRTIO_QUEUE_THREAD_H
 
+#include "ring_poll.h"
 #include "virtio_device.h"
 
 #include <pthread.h>
@@ -44,11 +45,13 @@ struct queue_thread {
     bool running;
     atomic_bool stopping;
     int epoll;
+    struct ring_poll poll;
 };
 
-/* 0 or a negative errno value. */
+/* poll_ns: for how long to look at an empty ring at most; 0, or a single processor to run on: not at all.
+ * 0 or a negative errno value. */
 int queue_thread_init(struct queue_thread *qt, const struct queue_thread_ops *ops,
-                      struct virtio_device *dev, unsigned index);
+                      struct virtio_device *dev, unsigned index, uint64_t poll_ns);
 /* The thread is stopped. */
 void queue_thread_destroy(struct queue_thread *qt);
 

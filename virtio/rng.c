@@ -142,7 +142,7 @@ int virtio_rng_create(struct virtio_device **out, struct err *err)
     };
     ret = virtqueue_init(&rng->queue, QUEUE_SIZE);
     if (ret == 0)
-        ret = queue_thread_init(&rng->thread, &thread_ops, &rng->dev, 0);
+        ret = queue_thread_init(&rng->thread, &thread_ops, &rng->dev, 0, 0);
     if (ret < 0) {
         virtqueue_destroy(&rng->queue);
         free(rng);

@@ -198,6 +198,11 @@ int virtqueue_take(struct virtqueue *vq, uint16_t *head)
     return 1;
 }
 
+bool virtqueue_has_more(const struct virtqueue *vq)
+{
+    return load16(&vq->avail->idx, __ATOMIC_RELAXED) != vq->next_avail;
+}
+
 static struct vring_desc copy_descriptor(const struct vring_desc *from)
 {
     struct vring_desc raw;

@@ -82,6 +82,8 @@ void virtqueue_ring_doorbell(const struct virtqueue *vq);
 
 /* Takes the next available chain: 1 with its head, 0 when there is none, -EPROTO. */
 int virtqueue_take(struct virtqueue *vq, uint16_t *head);
+/* Whether the driver has made more available than was taken, or broken rule 1; cheap, and orders nothing. */
+bool virtqueue_has_more(const struct virtqueue *vq);
 /* Copies and checks the chain that begins at `head` into `chain` (iov set by the caller). 0,
  * -EPROTO. */
 int virtqueue_read_chain(struct virtqueue *vq, uint16_t head, struct virtqueue_chain *chain);

@@ -44,6 +44,7 @@ struct disk_config {
     bool discard;            /* default on */
     uint64_t metadata_cache; /* bytes; 0: the engine's default */
     unsigned queues;         /* 0: one for each vCPU, at most 8 */
+    unsigned poll_us;        /* how long a queue looks at its empty ring at most */
     enum disk_cache cache;
     enum disk_aio aio;
     enum disk_ephemeral ephemeral;

@@ -2,6 +2,7 @@
 
 #include "checked.h"
 #include "size.h"
+#include "virtio_blk.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -64,7 +65,7 @@ static int set_switch(bool *slot, const char *value, struct err *err)
 static const char *const disk_keys[] = {
     "path",  "format",         "readonly", "serial",    "queues",   "discard", "aio",
     "cache", "metadata-cache", "rerror",   "werror",    "key-file", "key-fd",  "ephemeral",
-    "iops",  "iops-burst",     "bps",      "bps-burst", NULL};
+    "iops",  "iops-burst",     "bps",      "bps-burst", "poll-us",  NULL};
 /* Of a disk, in requests or bytes a second. */
 #define RATE_MAX UINT64_C(1000000000000)
 
@@ -135,7 +136,7 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
     const char *serial = optstr_get(opts, "serial");
     int format = -1, cache = DISK_CACHE_WRITEBACK, aio = DISK_AIO_AUTO, rc;
     int rerror = DISK_ERROR_REPORT, werror = DISK_ERROR_REPORT, ephemeral = DISK_EPHEMERAL_OFF;
-    uint64_t queues = 0;
+    uint64_t queues = 0, poll_us = VIRTIO_BLK_POLL_US_DEFAULT;
 
     if (path == NULL || path[0] == '\0')
         return err_set(err, -EINVAL, "expected the path of a disk image");
@@ -150,6 +151,7 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
         (rc = optstr_get_bool(opts, "readonly", &disk->readonly, err)) < 0 ||
         (rc = optstr_get_bool(opts, "discard", &disk->discard, err)) < 0 ||
         (rc = optstr_get_number(opts, "queues", 1, QUEUES_MAX, &queues, err)) < 0 ||
+        (rc = optstr_get_number(opts, "poll-us", 0, VIRTIO_BLK_POLL_US_MAX, &poll_us, err)) < 0 ||
         (rc = optstr_get_size(opts, "metadata-cache", &disk->metadata_cache, err)) < 0 ||
         (rc = disk_rates(disk, opts, err)) < 0 || (rc = disk_key(disk, opts, err)) < 0)
         return rc;
@@ -161,6 +163,7 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
         return rc;
     }
     disk->queues = (unsigned)queues;
+    disk->poll_us = (unsigned)poll_us;
     disk->cache = (enum disk_cache)cache;
     disk->aio = (enum disk_aio)aio;
     disk->ephemeral = (enum disk_ephemeral)ephemeral;
@@ -354,7 +357,7 @@ const struct setting settings[SETTINGS_COUNT] = {
      "  format=qcow2|raw  readonly=on|off  serial=TEXT\n"
      "  queues=N  discard=on|off  metadata-cache=SIZE\n"
      "  cache=writeback|direct|unsafe\n"
-     "  aio=auto|io_uring|threads\n"
+     "  aio=auto|io_uring|threads  poll-us=N\n"
      "  ephemeral=off|on|ram (nothing is kept)\n"
      "  iops=N  iops-burst=N  bps=SIZE  bps-burst=SIZE\n"
      "  rerror=report|stop  werror=report|enospc|stop\n"

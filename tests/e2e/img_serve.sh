@@ -60,6 +60,7 @@ refuse "an image that is missing" "$IMG" serve --vhost-user-blk s.sock missing.q
 refuse "an unknown key" "$IMG" serve --vhost-user-blk s.sock a.qcow2,read-only=on
 refuse "an unknown engine" "$IMG" serve --vhost-user-blk s.sock a.qcow2,aio=native
 refuse "an unknown format" "$IMG" serve --vhost-user-blk s.sock a.qcow2,format=vmdk
+refuse "a poll that is too long" "$IMG" serve --vhost-user-blk s.sock a.qcow2,poll-us=1001
 refuse "readonly and ephemeral" "$IMG" serve --vhost-user-blk s.sock a.qcow2,readonly=on,ephemeral=on
 refuse "inflight and ephemeral" "$IMG" serve --vhost-user-blk s.sock a.qcow2,ephemeral=on,inflight=on
 refuse "a serial number that is too long" \

@@ -26,6 +26,9 @@ struct virtio_blk_rate {
     uint64_t per_second, burst;
 };
 
+/* More than a sleep and a wake-up take is never worth waiting for; the limit is for who measures. */
+enum { VIRTIO_BLK_POLL_US_DEFAULT = 32, VIRTIO_BLK_POLL_US_MAX = 1000 };
+
 struct virtio_blk_options {
     struct blk *blk;    /* borrowed until the device is destroyed */
     const char *serial; /* at most 20 bytes, answered to GET_ID; NULL: empty. Copied. */
@@ -34,6 +37,10 @@ struct virtio_blk_options {
     bool read_only;     /* offer VIRTIO_BLK_F_RO and refuse writes */
     bool fixed_cache;   /* the driver may not switch the cache: nobody would remember its choice */
     bool measure;       /* latencies, at the price of reading the clock twice a request */
+
+    /* Microseconds for which a queue looks at its empty ring at most before it sleeps, as far as that
+     * pays; 0: not at all. Up to VIRTIO_BLK_POLL_US_MAX. */
+    unsigned poll_us;
 
     /* Of all queues together: requests that reach the image, and bytes that are read and written. */
     struct virtio_blk_rate request_rate, byte_rate;

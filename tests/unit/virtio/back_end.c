@@ -84,7 +84,8 @@ static int start(void **state, bool overlay)
 {
     struct back_end *back_end = calloc(1, sizeof(*back_end));
     struct blk_open_options image = {.format = overlay ? "qcow2" : "raw", .writable = true};
-    struct virtio_blk_options device = {.queues = BACK_END_QUEUES, .fixed_cache = true};
+    struct virtio_blk_options device = {
+        .queues = BACK_END_QUEUES, .fixed_cache = true, .poll_us = VIRTIO_BLK_POLL_US_DEFAULT};
     struct vhost_user_options options = {.inflight = true, .report = report, .opaque = back_end};
     struct err err;
 

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-const struct disk_setup disk_plain = {.queues = 1};
+const struct disk_setup disk_plain = {.queues = 1, .poll_us = VIRTIO_BLK_POLL_US_DEFAULT};
 
 static void make_image(const char *path)
 {
@@ -61,6 +61,7 @@ void disk_open(struct disk *disk, const struct disk_setup *setup)
         .request_rate = setup->request_rate,
         .byte_rate = setup->byte_rate,
         .measure = setup->measure,
+        .poll_us = setup->poll_us,
         .on_read_error = setup->on_read_error,
         .on_write_error = setup->on_write_error,
         .halted = setup->halted,

@@ -39,6 +39,7 @@ struct disk_setup {
     const char *serial;
     struct virtio_blk_rate request_rate, byte_rate;
     bool measure;
+    unsigned poll_us;
     struct blk *(*open)(const char *path); /* instead of blk_open() */
     enum virtio_blk_on_error on_read_error, on_write_error;
     void (*halted)(void *opaque, const char *request, int error);

@@ -100,7 +100,7 @@ static void everything_set(void **state)
                 " --disk a,,b.img,format=raw,readonly=on,serial=S1,queues=3,discard=off,"
                 "cache=direct,aio=threads,rerror=stop,werror=enospc --disk path=c=d,cache=unsafe "
                 "--disk x.qcow2,readonly --tmpdir /scratch --stats /s.json --disk "
-                "y,ephemeral=ram,iops=500,iops-burst=9,bps=8M "
+                "y,ephemeral=ram,iops=500,iops-burst=9,bps=8M,poll-us=0 "
                 "--disk z.qcow2,ephemeral=on");
     assert_int_equal(p.rc, 0);
     assert_string_equal(p.config.initrd, "i");
@@ -120,6 +120,8 @@ static void everything_set(void **state)
     assert_int_equal(p.config.disk_count, 5);
     assert_int_equal(p.config.disks[0].ephemeral, DISK_EPHEMERAL_OFF);
     assert_int_equal(p.config.disks[3].ephemeral, DISK_EPHEMERAL_RAM);
+    assert_int_equal(p.config.disks[0].poll_us, 32);
+    assert_int_equal(p.config.disks[3].poll_us, 0);
     assert_int_equal(p.config.disks[3].requests.per_second, 500);
     assert_int_equal(p.config.disks[3].requests.burst, 9);
     assert_int_equal(p.config.disks[3].bytes.per_second, 8 << 20);
@@ -240,6 +242,8 @@ static void refused_options(void **state)
         {"--disk a,queues=65", "from 1 to 64"},
         {"--disk a,queues=-1", "queues=-1"},
         {"--disk a,metadata-cache=-1", "metadata-cache"},
+        {"--disk a,poll-us=1001", "from 0 to 1000"},
+        {"--disk a,poll-us=x", "poll-us=x"},
         {"--disk a,iops=-1", "iops=-1"},
         {"--disk a,iops-burst=5", "without iops"},
         {"--disk a,bps=x", "bps=x"},
