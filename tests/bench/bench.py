@@ -151,6 +151,54 @@ class Bench:
                 rates.append(count / float(sh(engine, *args, image)))
         return results[0], results[1], None, "ours without the checks, not QEMU"
 
+    def scaling(self, queues, write=False):
+        """Threads with a queue each on one warm overlay. QEMU's tools have one queue: see served()."""
+        args = ["-c", READS * 2, "-d", 32, "-s", 4096, "-S", STRIDE, "-q", queues]
+        args += ["-w"] if write else []
+        image = self.path("warm-ours.qcow2")
+        ours, limit = [], []
+        for _ in range(ROUNDS):
+            ours.append(READS * 2 / self.engine_seconds(args, image))
+            limit.append(READS * 2 / self.limit_seconds(args, self.path("limit.img")))
+        return ours, None, limit, "%d processors; the limit has as many threads" % os.cpu_count()
+
+    # ---- first writes ----
+
+    def first_writes(self, index, extended_l2):
+        """What 4 KiB cost that are written to a cluster for the first time, by the same commands of minivmm-io
+        and qemu-io: index 0 bytes given to write calls (wake-ups of QEMU's threads included), 1 bytes that the file system has allocated."""
+        clusters = IMAGE // 65536
+        count = min(1000, clusters)
+        commands = ["-c"] * (2 * count)
+        commands[1::2] = ["write -q -P %d %d 4k" % (i % 255 + 1, i * 1009 % clusters * 65536 + 16384)
+                          for i in range(count)]
+
+        def cost(program):
+            image = self.path("first.qcow2")
+            image.unlink(missing_ok=True)
+            sh("qemu-img", "create", "-q", "-f", "qcow2", "-b", self.path("base.qcow2"), "-F", "qcow2",
+               "-o", "extended_l2=%s" % ("on" if extended_l2 else "off"), image)
+            before = self.allocated(image)
+            process = subprocess.Popen([str(program), "-t", "writeback", "-f", "qcow2", *commands,
+                                        str(image)], stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            text = pathlib.Path("/proc/%d/io" % process.pid).read_text()
+            if process.wait() != 0:
+                raise Skip("%s: status %d" % (program, process.returncode))
+            written = int(re.search(r"^wchar: ([0-9]+)", text, re.MULTILINE).group(1))
+            return (written / count, (self.allocated(image) - before) / count)[index]
+
+        # Counts, not times: nothing disturbs them.
+        return ([cost(self.build / "minivmm-io")], [cost("qemu-io")], None,
+                "%d writes, one a cluster of 64 KiB" % count)
+
+    @staticmethod
+    def allocated(path):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_blocks * 512
+
     # ---- served disks ----
 
     def serve(self, argv, socket, work):
@@ -169,10 +217,12 @@ class Bench:
             server.stderr.close()
             socket.unlink(missing_ok=True)
 
-    def served(self, count, depth, write=False, cold=False):
+    def served(self, count, depth, write=False, cold=False, queues=1):
         """The same client in front of `minivmm-img serve` and of qemu-storage-daemon. `cold`: writes to new
-        overlays, and ours writes down what is in flight, so that the client could outlive it."""
-        args = ["-c", count, "-d", depth, "-s", 4096, "-S", STRIDE] + (["-w"] if write else [])
+        overlays, and ours writes down what is in flight, so that the client could outlive it. `queues`: each
+        with its own thread of the client."""
+        args = ["-c", count, "-d", depth, "-s", 4096, "-S", STRIDE, "-q", queues]
+        args += ["-w"] if write else []
         sockets = {who: self.path("%s.sock" % who) for who in ("ours", "peer")}
 
         def image(who):
@@ -184,15 +234,15 @@ class Bench:
             return [os.environ.get("PEER_DAEMON", "qemu-storage-daemon"),
                     "--blockdev", "file,node-name=file,filename=%s,aio=%s" % (image("peer"), aio),
                     "--blockdev", "qcow2,node-name=disk,file=file",
-                    "--export", "vhost-user-blk,id=disk,node-name=disk,writable=on,num-queues=1,"
-                    "addr.type=unix,addr.path=%s" % sockets["peer"]]
+                    "--export", "vhost-user-blk,id=disk,node-name=disk,writable=on,num-queues=%d,"
+                    "addr.type=unix,addr.path=%s" % (queues, sockets["peer"])]
 
         def rate(who):
             own = ["-i"] if cold and who == "ours" else []
             return count / float(sh(self.client, *args, *own, sockets[who]))
 
         def ours_argv():
-            return [self.img, "serve", "--vhost-user-blk", sockets["ours"], "--queues", 1,
+            return [self.img, "serve", "--vhost-user-blk", sockets["ours"], "--queues", queues,
                     image("ours")]
 
         def best_aio():
@@ -433,7 +483,20 @@ def rows(bench):
     def random(count, depth, **more):
         return lambda: bench.requests(count, depth, 4096, STRIDE, **more)
 
+    def kibis(value):
+        return "%.1f KiB" % (value / 1024)
+
     up, down = True, False
+    scaling = [("4K random %s, queues on one overlay: %d" % (name, queues), kilo, up,
+                lambda q=queues, w=write: bench.scaling(q, w))
+               for name, write in (("read", False), ("overwrite", True)) for queues in (1, 2, 4)]
+    scaling += [("4K random %s, served, queues: %d" % (name, queues), kilo, up,
+                 lambda q=queues, w=write: bench.served(READS, 32, write=w, queues=q))
+                for name, write in (("read", False), ("overwrite", True)) for queues in (1, 2, 4)]
+    first = [("bytes %s for a first 4K write%s" % (name, suffix), kibis, down,
+              lambda i=index, e=extended: bench.first_writes(i, e))
+             for extended, suffix in ((False, ""), (True, ", extended L2"))
+             for index, name in enumerate(("written", "allocated"))]
     return [
         ("4K random read, overlay on full base, depth 32", kilo, up, random(READS, 32)),
         ("4K random read, overlay on full base, depth 1", kilo, up, random(READS // 2, 1)),
@@ -458,6 +521,8 @@ def rows(bench):
          lambda: bench.served(READS, 32, write=True)),
         ("4K random write, served, cold, crash-safe, depth 32", kilo, up,
          lambda: bench.served(WRITES, 32, write=True, cold=True)),
+        *scaling,
+        *first,
         ("4K random read, past the page cache, depth 32", kilo, up,
          random(READS // 5, 32, direct=True)),
         ("4K random read, past the page cache, depth 1", kilo, up,

@@ -3,10 +3,11 @@
  * vhost-user-blk socket, whoever serves it. Prints the seconds from the first request to the last
  * completion.
  *
- *   blkbench [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-w] [-i] SOCKET
+ *   blkbench [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES] [-w] [-i] SOCKET
  *
- * -i: the back end writes down what is in flight, so that the client could outlive it.
- * Request i lies at i * STEP modulo the size of the disk, as in enginebench. One queue. The client asks for
+ * -i: the back end writes down what is in flight, so that the client could outlive it. -q: so many queues, each
+ * with a thread of the client's and DEPTH requests at once; COUNT is of all together.
+ * Request i lies at i * STEP modulo the size of the disk, as in enginebench. The client asks for
  * no notifications that it does not need, as a guest's driver does: it looks at the ring before it waits.
  */
 #include "tests/tools/front_end.h"
@@ -17,6 +18,7 @@
 #include <endian.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,10 +27,17 @@
 struct bench {
     struct front_end fe;
     uint64_t count, size, step, length; /* length: of the disk */
-    uint64_t submitted, offset;
-    unsigned depth;
+    unsigned depth, queues;
     uint32_t type;
     bool is_recorded;
+};
+
+/* One queue's part: every queues-th request. */
+struct lane {
+    struct bench *bench;
+    unsigned ring;
+    uint64_t next; /* request */
+    pthread_t thread;
 };
 
 static double now(void)
@@ -45,18 +54,21 @@ static _Noreturn void give_up(const char *what)
     exit(1);
 }
 
-static void offer_next(struct bench *bench, unsigned slot)
+static void offer_next(struct lane *lane, unsigned slot)
 {
-    front_end_prepare(&bench->fe, 0, slot, bench->type, bench->offset / 512, (uint32_t)bench->size);
-    front_end_offer(&bench->fe, 0, slot);
-    bench->submitted++;
-    bench->offset = (bench->offset + bench->step) % bench->length;
+    struct bench *bench = lane->bench;
+    uint64_t offset = lane->next * bench->step % bench->length;
+
+    front_end_prepare(&bench->fe, lane->ring, slot, bench->type, offset / 512,
+                      (uint32_t)bench->size);
+    front_end_offer(&bench->fe, lane->ring, slot);
+    lane->next += bench->queues;
 }
 
 /* What is in flight is to be written down. */
-static bool record(struct front_end *fe)
+static bool record(struct front_end *fe, unsigned queues)
 {
-    struct vu_inflight inflight = {.queues = 1, .queue_size = FRONT_END_RING_SIZE};
+    struct vu_inflight inflight = {.queues = (uint16_t)queues, .queue_size = FRONT_END_RING_SIZE};
     int fd;
 
     return front_end_ask(fe, VU_GET_INFLIGHT_FD, &inflight, sizeof(inflight), &fd) &&
@@ -74,31 +86,52 @@ static void set_up(struct bench *bench, const char *path)
         give_up("cannot connect");
     if (!front_end_negotiate(fe, 1ULL << VIRTIO_BLK_F_FLUSH) ||
         !front_end_ask(fe, VU_GET_CONFIG, &config, VU_CONFIG_HEADER + config.size, NULL) ||
-        !front_end_share_memory(fe) || (bench->is_recorded && !record(fe)) ||
-        !front_end_start_ring(fe, 0, 0))
+        !front_end_share_memory(fe) || (bench->is_recorded && !record(fe, bench->queues)))
         give_up("the back end does not do as it should");
+    for (unsigned i = 0; i < bench->queues; i++) {
+        if (!front_end_start_ring(fe, i, 0))
+            give_up("the back end has not so many queues");
+    }
     memcpy(&sectors, config.bytes, sizeof(sectors));
     bench->length = le64toh(sectors) * 512 / bench->size * bench->size;
 }
 
-static void run(struct bench *bench)
+static void *run_lane(void *arg)
 {
-    uint64_t done = 0;
+    struct lane *lane = arg;
+    struct bench *bench = lane->bench;
+    unsigned in_flight = 0;
 
-    for (unsigned slot = 0; slot < bench->depth && bench->submitted < bench->count; slot++)
-        offer_next(bench, slot);
-    front_end_kick(&bench->fe, 0);
-    while (done < bench->count) {
-        int slot = front_end_wait(&bench->fe, 0);
+    while (in_flight < bench->depth && lane->next < bench->count)
+        offer_next(lane, in_flight++);
+    front_end_kick(&bench->fe, lane->ring);
+    while (in_flight > 0) {
+        int slot = front_end_wait(&bench->fe, lane->ring);
 
-        if (slot < 0 || *front_end_status(&bench->fe, 0, (unsigned)slot) != VIRTIO_BLK_S_OK)
+        if (slot < 0 ||
+            *front_end_status(&bench->fe, lane->ring, (unsigned)slot) != VIRTIO_BLK_S_OK)
             give_up("a request failed");
-        done++;
-        if (bench->submitted < bench->count) {
-            offer_next(bench, (unsigned)slot);
-            front_end_kick(&bench->fe, 0);
+        if (lane->next < bench->count) {
+            offer_next(lane, (unsigned)slot);
+            front_end_kick(&bench->fe, lane->ring);
+        } else {
+            in_flight--;
         }
     }
+    return NULL;
+}
+
+static void run(struct bench *bench)
+{
+    struct lane lanes[FRONT_END_RINGS];
+
+    for (unsigned i = 0; i < bench->queues; i++) {
+        lanes[i] = (struct lane){.bench = bench, .ring = i, .next = i};
+        if (pthread_create(&lanes[i].thread, NULL, run_lane, &lanes[i]) != 0)
+            give_up("cannot start a thread");
+    }
+    for (unsigned i = 0; i < bench->queues; i++)
+        pthread_join(lanes[i].thread, NULL);
 }
 
 static uint64_t parse(const char *text)
@@ -112,12 +145,13 @@ static uint64_t parse(const char *text)
 
 int main(int argc, char **argv)
 {
-    struct bench bench = {.count = 75000, .size = 4096, .depth = 32, .type = VIRTIO_BLK_T_IN};
+    struct bench bench = {
+        .count = 75000, .size = 4096, .depth = 32, .queues = 1, .type = VIRTIO_BLK_T_IN};
     double start;
     int c;
 
     log_init(argv[0]);
-    while ((c = getopt(argc, argv, "c:d:s:S:wi")) != -1) {
+    while ((c = getopt(argc, argv, "c:d:s:S:q:wi")) != -1) {
         switch (c) {
         case 'c':
             bench.count = parse(optarg);
@@ -130,6 +164,9 @@ int main(int argc, char **argv)
             break;
         case 'S':
             bench.step = parse(optarg);
+            break;
+        case 'q':
+            bench.queues = (unsigned)parse(optarg);
             break;
         case 'i':
             bench.is_recorded = true;
@@ -144,8 +181,10 @@ int main(int argc, char **argv)
     if (bench.step == 0)
         bench.step = bench.size;
     if (optind + 1 != argc || bench.depth < 1 || bench.depth > FRONT_END_SLOTS || bench.size == 0 ||
-        bench.size % 512 != 0 || bench.size > FRONT_END_DATA)
-        give_up("usage: blkbench [-c COUNT] [-d 1..32] [-s SIZE] [-S STEP] [-w] [-i] SOCKET");
+        bench.size % 512 != 0 || bench.size > FRONT_END_DATA || bench.queues < 1 ||
+        bench.queues > FRONT_END_RINGS)
+        give_up(
+            "usage: blkbench [-c COUNT] [-d 1..32] [-s SIZE] [-S STEP] [-q 1..4] [-w] [-i] SOCKET");
     set_up(&bench, argv[optind]);
     start = now();
     run(&bench);

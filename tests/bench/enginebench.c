@@ -1,12 +1,14 @@
 /*
  * enginebench - the engine's side of `make bench`: the same requests that `qemu-img bench` makes,
- * through one queue. Prints the seconds from the first request to the last completion.
+ * through one queue or several. Prints the seconds from the first request to the last completion.
  *
- *   enginebench [-f FORMAT] [-w] [-n] [-t] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] IMAGE
+ *   enginebench [-f FORMAT] [-w] [-n] [-t] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES] IMAGE
  *   enginebench --limit [-w] ... FILE    pread or pwrite in a loop, for what the machine can do at
  * all
  *
- * -e: on a throwaway overlay over the image, in TMPDIR or in memory. -n: past the page cache. -t: without io_uring. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench.
+ * -e: on a throwaway overlay over the image, in TMPDIR or in memory. -n: past the page cache. -t: without
+ * io_uring. -q: so many queues of the one image, each with a thread and DEPTH requests at once; COUNT is of all
+ * together. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench.
  */
 #include "blockdev.h"
 #include "checked.h"
@@ -18,19 +20,30 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+enum { QUEUES_MAX = 64 };
+
 struct bench {
     uint64_t count, size, step, length; /* length: of the device */
-    uint64_t submitted, offset;
-    unsigned depth;
+    unsigned depth, queues;
     bool write;
-    int result;
+    int fd; /* with --limit */
+};
+
+/* One queue's part: every queues-th request. */
+struct lane {
+    const struct bench *bench;
+    uint64_t next; /* request */
     struct blk_queue *queue;
+    struct slot *slots;
+    int result;
+    pthread_t thread;
 };
 
 struct slot {
@@ -46,116 +59,193 @@ static double now(void)
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-static uint64_t next_offset(struct bench *bench)
+static bool is_over(const struct lane *lane)
 {
-    uint64_t offset = bench->offset;
+    return lane->next >= lane->bench->count || lane->result != 0;
+}
 
-    bench->submitted++;
-    bench->offset = (bench->offset + bench->step) % bench->length;
+static uint64_t next_offset(struct lane *lane)
+{
+    uint64_t offset = lane->next * lane->bench->step % lane->bench->length;
+
+    lane->next += lane->bench->queues;
     return offset;
 }
 
-static void submit_next(struct bench *bench, struct slot *slot)
+static void submit_next(struct lane *lane, struct slot *slot)
 {
-    slot->request.offset = next_offset(bench);
-    blk_submit(bench->queue, &slot->request);
+    slot->request.offset = next_offset(lane);
+    blk_submit(lane->queue, &slot->request);
 }
 
 static void request_done(struct blk_request *request, int result)
 {
-    struct bench *bench = request->opaque;
+    struct lane *lane = request->opaque;
 
     if (result < 0) {
-        bench->result = result;
+        lane->result = result;
     }
-    if (bench->submitted < bench->count && bench->result == 0) {
-        submit_next(bench, (struct slot *)(void *)request);
+    if (!is_over(lane)) {
+        submit_next(lane, (struct slot *)(void *)request);
     }
 }
 
-static int run_queue(struct bench *bench, struct slot *slots)
+static void *buffer_create(uint64_t size)
 {
-    struct pollfd poll_fd = {.fd = blk_queue_fd(bench->queue), .events = POLLIN};
+    void *memory;
 
-    for (unsigned i = 0; i < bench->depth && bench->submitted < bench->count; i++) {
-        void *memory;
-
-        if (posix_memalign(&memory, 4096, bench->size)) {
-            return -ENOMEM;
-        }
-        memset(memory, 0, bench->size);
-        slots[i].iov = (struct iovec){.iov_base = memory, .iov_len = bench->size};
-        slots[i].request = (struct blk_request){
-            .op = bench->write ? BLK_WRITE : BLK_READ,
-            .length = bench->size,
-            .iov = &slots[i].iov,
-            .iovcnt = 1,
-            .done = request_done,
-            .opaque = bench,
-        };
-        submit_next(bench, &slots[i]);
+    if (posix_memalign(&memory, 4096, size)) {
+        return NULL;
     }
-    while (blk_queue_in_flight(bench->queue) > 0) {
-        if (blk_queue_complete(bench->queue) == 0 && poll_fd.fd >= 0) {
+    memset(memory, 0, size);
+    return memory;
+}
+
+static void *run_queue(void *arg)
+{
+    struct lane *lane = arg;
+    struct pollfd poll_fd = {.fd = blk_queue_fd(lane->queue), .events = POLLIN};
+
+    for (unsigned i = 0; i < lane->bench->depth && !is_over(lane); i++) {
+        submit_next(lane, &lane->slots[i]);
+    }
+    while (blk_queue_in_flight(lane->queue) > 0) {
+        if (blk_queue_complete(lane->queue) == 0 && poll_fd.fd >= 0) {
             poll(&poll_fd, 1, -1);
         }
     }
-    return bench->result;
+    return NULL;
 }
 
-static int run_engine(struct bench *bench, const struct blk_open_options *options, double *seconds)
+static void *run_limit(void *arg)
 {
-    struct slot *slots = calloc(bench->depth, sizeof(*slots));
-    struct err err = {0};
-    struct blk *blk;
-    double start;
-    int ret = slots ? blk_open(options, &blk, &err) : -ENOMEM;
+    struct lane *lane = arg;
+    const struct bench *bench = lane->bench;
+    void *memory = lane->slots[0].iov.iov_base;
 
+    while (!is_over(lane)) {
+        off_t offset = (off_t)next_offset(lane);
+        ssize_t did = bench->write ? pwrite(bench->fd, memory, bench->size, offset)
+                                   : pread(bench->fd, memory, bench->size, offset);
+
+        lane->result = did < 0 ? -errno : 0;
+    }
+    return NULL;
+}
+
+static int lane_init(struct lane *lane, const struct bench *bench, uint64_t first, struct blk *blk)
+{
+    struct err err = {0};
+    int ret;
+
+    *lane = (struct lane){.bench = bench, .next = first};
+    lane->slots = calloc(bench->depth, sizeof(*lane->slots));
+    if (lane->slots == NULL) {
+        return -ENOMEM;
+    }
+    ret = blk != NULL ? blk_queue_create(blk, &lane->queue, &err) : 0;
     if (ret < 0) {
-        log_error("%s", err.text);
-        free(slots);
         return ret;
     }
-    bench->length = blk_length(blk);
-    ret = blk_queue_create(blk, &bench->queue, &err);
-    if (ret == 0) {
-        start = now();
-        ret = run_queue(bench, slots);
-        *seconds = now() - start;
-        blk_queue_destroy(bench->queue);
-    }
-    blk_close(blk, NULL);
     for (unsigned i = 0; i < bench->depth; i++) {
-        free(slots[i].iov.iov_base);
+        struct slot *slot = &lane->slots[i];
+
+        slot->iov = (struct iovec){.iov_base = buffer_create(bench->size), .iov_len = bench->size};
+        slot->request = (struct blk_request){
+            .op = bench->write ? BLK_WRITE : BLK_READ,
+            .length = bench->size,
+            .iov = &slot->iov,
+            .iovcnt = 1,
+            .done = request_done,
+            .opaque = lane,
+        };
+        if (slot->iov.iov_base == NULL) {
+            return -ENOMEM;
+        }
     }
-    free(slots);
+    return 0;
+}
+
+static void lane_destroy(struct lane *lane)
+{
+    if (lane->queue != NULL) {
+        blk_queue_destroy(lane->queue);
+    }
+    for (unsigned i = 0; lane->slots != NULL && i < lane->bench->depth; i++) {
+        free(lane->slots[i].iov.iov_base);
+    }
+    free(lane->slots);
+}
+
+static int run_lanes(struct lane *lanes, unsigned count, void *(*run)(void *))
+{
+    unsigned started = 0;
+    int ret = 0;
+
+    while (ret == 0 && started < count) {
+        ret = -pthread_create(&lanes[started].thread, NULL, run, &lanes[started]);
+        started += ret == 0;
+    }
+    for (unsigned i = 0; i < started; i++) {
+        pthread_join(lanes[i].thread, NULL);
+        ret = ret < 0 ? ret : lanes[i].result;
+    }
     return ret;
 }
 
-static int run_limit(struct bench *bench, const char *path, double *seconds)
+/* `blk`: NULL: the limit. */
+static int run_bench(const struct bench *bench, struct blk *blk, double *seconds)
 {
-    void *memory = NULL;
-    int fd = open(path, (bench->write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    struct lane lanes[QUEUES_MAX] = {0};
+    unsigned made = 0;
     double start;
     int ret = 0;
 
-    if (end <= 0 || posix_memalign(&memory, 4096, bench->size)) {
-        return end <= 0 ? -errno : -ENOMEM;
+    while (ret == 0 && made < bench->queues) {
+        ret = lane_init(&lanes[made], bench, made, blk);
+        made++;
     }
-    memset(memory, 0, bench->size);
-    bench->length = (uint64_t)end;
-    start = now();
-    while (bench->submitted < bench->count && ret == 0) {
-        off_t offset = (off_t)next_offset(bench);
-        ssize_t did = bench->write ? pwrite(fd, memory, bench->size, offset)
-                                   : pread(fd, memory, bench->size, offset);
+    if (ret == 0) {
+        start = now();
+        ret = run_lanes(lanes, bench->queues, blk != NULL ? run_queue : run_limit);
+        *seconds = now() - start;
+    }
+    while (made > 0) {
+        lane_destroy(&lanes[--made]);
+    }
+    return ret;
+}
 
-        ret = did < 0 ? -errno : 0;
+static int bench_engine(struct bench *bench, const struct blk_open_options *options,
+                        double *seconds)
+{
+    struct err err = {0};
+    struct blk *blk;
+    int ret = blk_open(options, &blk, &err);
+
+    if (ret < 0) {
+        log_error("%s", err.text);
+        return ret;
     }
-    *seconds = now() - start;
-    close(fd);
-    free(memory);
+    bench->length = blk_length(blk);
+    ret = run_bench(bench, blk, seconds);
+    blk_close(blk, NULL);
+    return ret;
+}
+
+static int bench_limit(struct bench *bench, const char *path, double *seconds)
+{
+    off_t end;
+    int ret;
+
+    bench->fd = open(path, (bench->write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    end = bench->fd < 0 ? -1 : lseek(bench->fd, 0, SEEK_END);
+    if (end <= 0) {
+        return -errno;
+    }
+    bench->length = (uint64_t)end;
+    ret = run_bench(bench, NULL, seconds);
+    close(bench->fd);
     return ret;
 }
 
@@ -163,7 +253,7 @@ static int usage(void)
 {
     fputs("usage: enginebench [--limit] [-f FORMAT] [-w] [-n] [-t] [-e on|ram] [-c COUNT] [-d "
           "DEPTH] [-s "
-          "SIZE] [-S STEP] "
+          "SIZE] [-S STEP] [-q QUEUES] "
           "IMAGE\n",
           stderr);
     return 2;
@@ -173,7 +263,7 @@ int main(int argc, char **argv)
 {
     static const struct option long_options[] = {{"limit", no_argument, NULL, 'L'},
                                                  {NULL, 0, NULL, 0}};
-    struct bench bench = {.count = 75000, .size = 4096, .depth = 64};
+    struct bench bench = {.count = 75000, .size = 4096, .depth = 64, .queues = 1};
     struct blk_open_options options = {.format = "qcow2"};
     bool limit = false;
     double seconds = 0;
@@ -181,7 +271,7 @@ int main(int argc, char **argv)
     int option, ret;
 
     log_init(argv[0]);
-    while ((option = getopt_long(argc, argv, "f:e:wntc:d:s:S:", long_options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "f:e:wntc:d:s:S:q:", long_options, NULL)) != -1) {
         value = 0;
         if (strchr("fewntL", option) == NULL &&
             (option == '?' || size_parse(optarg, 'B', &value) < 0)) {
@@ -212,6 +302,9 @@ int main(int argc, char **argv)
         case 's':
             bench.size = value;
             break;
+        case 'q':
+            bench.queues = (unsigned)value;
+            break;
         case 'S':
             bench.step = value;
             break;
@@ -219,13 +312,15 @@ int main(int argc, char **argv)
             limit = true;
         }
     }
-    if (optind + 1 != argc || bench.depth == 0 || bench.size == 0) {
+    if (optind + 1 != argc || bench.depth == 0 || bench.size == 0 || bench.queues == 0 ||
+        bench.queues > QUEUES_MAX) {
         return usage();
     }
     bench.step = bench.step ? bench.step : bench.size;
+    bench.depth = (unsigned)min_u64(bench.depth, max_u64(bench.count, 1));
     options.path = argv[optind];
-    ret =
-        limit ? run_limit(&bench, argv[optind], &seconds) : run_engine(&bench, &options, &seconds);
+    ret = limit ? bench_limit(&bench, argv[optind], &seconds)
+                : bench_engine(&bench, &options, &seconds);
     if (ret < 0) {
         log_error("%s: %s", argv[optind], strerror(-ret));
         return 1;
