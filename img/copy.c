@@ -87,8 +87,27 @@ static void set_used(struct slot *slot, uint64_t first, uint64_t end)
         slot->used[i / 64] |= UINT64_C(1) << (i % 64);
 }
 
-/* Marks the blocks to write: those with data, and zeros in too short a run between them. */
-static void find_zeros(const struct copier *c, struct slot *slot)
+/* Marks blocks [first, end) of zeros but for those that the source's map has as zeros: how long a run must
+ * be is about what was read, and measure counts nothing else. `at` is where the window begins there. */
+static void fill_gap(const struct copier *c, struct slot *slot, struct blk *source, uint64_t at,
+                     uint64_t first, uint64_t end)
+{
+    uint64_t from = first * c->block, to = end * c->block;
+
+    while (from < to) {
+        struct blk_extent extent;
+        bool is_mapped = blk_map(source, at + from, to - from, 0, &extent) == 0;
+        uint64_t length = is_mapped ? extent.length : to - from;
+
+        if (!is_mapped || !extent_is_zero(&extent))
+            set_used(slot, from / c->block, div_round_up(from + length, c->block));
+        from += length;
+    }
+}
+
+/* Marks the blocks to write: those with data, and zeros in too short a run between them; to compress,
+ * those with data alone. */
+static void find_zeros(const struct copier *c, struct slot *slot, struct blk *source, uint64_t at)
 {
     uint64_t blocks = div_round_up(slot->length, c->block);
     uint64_t zero_from = 0; /* [zero_from, i) is zero */
@@ -99,12 +118,12 @@ static void find_zeros(const struct copier *c, struct slot *slot)
         return;
     }
     for (uint64_t i = 0; i < blocks; i++) {
-        uint64_t at = i * c->block;
+        uint64_t from = i * c->block;
 
-        if (buffer_is_zero(slot->data + at, (size_t)min_u64(c->block, slot->length - at)))
+        if (buffer_is_zero(slot->data + from, (size_t)min_u64(c->block, slot->length - from)))
             continue;
-        if (zero_from > 0 && (i - zero_from) * c->block < c->job->sparse)
-            set_used(slot, zero_from, i);
+        if (zero_from > 0 && (i - zero_from) * c->block < c->job->sparse && !c->job->compress)
+            fill_gap(c, slot, source, at, zero_from, i);
         set_used(slot, i, i + 1);
         zero_from = i + 1;
     }
@@ -226,7 +245,7 @@ static int read_source(struct copier *c, struct blk *source, uint64_t start)
         if (rc == 0 && slot->kind == SLOT_DATA) {
             rc = read_window(c, source, at, slot);
             if (rc == 0) {
-                find_zeros(c, slot);
+                find_zeros(c, slot, source, at);
                 begin_compression(c, slot);
             }
         }

@@ -44,6 +44,16 @@ same "-S 64k" convert -S 64k -O raw src.raw out.raw
 same_image "-S 64k: content" out.raw raw
 same "-S 512" convert -S 512 -O raw src.raw out.raw
 same_image "-S 512: content" out.raw raw
+# Holes of the source stay holes however long -S is; zeros that are compressed take no place at all.
+both qemu-img create -q -f qcow2 holes.qcow2 4M
+both io holes.qcow2 'write -P 1 0 64k' 'write -P 2 512k 64k' 'write -P 0 576k 64k' 'write -P 3 640k 64k'
+for options in '-S 1M' '-S 1M -c' '-S 1M -O qcow2 -o cluster_size=4k'; do
+    # shellcheck disable=SC2086 # words
+    same "holes with $options" convert -O qcow2 $options holes.qcow2 out.qcow2
+    same_image "holes with $options: content" out.qcow2
+    allocated() { qemu-img map --output=json "$1/out.qcow2" | grep -c '"data": true'; }
+    check "holes with $options: as qemu-img has them" test "$(allocated "$q")" = "$(allocated "$m")"
+done
 same "several sources" convert -O qcow2 base.qcow2 o.qcow2 out.qcow2
 same_image "several sources: content" out.qcow2
 same "several sources, odd ones" convert -O raw odd.raw base.qcow2 odd.raw out.raw

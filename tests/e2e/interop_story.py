@@ -24,6 +24,20 @@ def content(rng, length):
     return counted if kind == "counter" else counted[:length // 2] + rng.randbytes(length - length // 2)
 
 
+def create_options(row, data_file):
+    """What create and convert take in -o to make an image of these features."""
+    options = {"compat": {"v2": "0.10", "v3": "1.1"}[row["compat"]],
+               "cluster_size": BYTES[row["cluster"]], "refcount_bits": row["refcount"],
+               "extended_l2": row["extended_l2"], "compression_type": row["type"],
+               "lazy_refcounts": "off" if row["lazy"] == "off" else "on"}
+    if row["preallocation"] != "off":
+        options["preallocation"] = row["preallocation"]
+    if row["data_file"] != "none":
+        options["data_file"] = data_file
+        options["data_file_raw"] = "on" if row["data_file"] == "raw" else "off"
+    return options
+
+
 class Disk:
     """An image, what it must hold, and what may be done to it."""
 
@@ -194,15 +208,7 @@ class Story:
     def create(self):
         row, size = self.row, self.first_size()
         self.make_bases(size)
-        options = {"compat": {"v2": "0.10", "v3": "1.1"}[row["compat"]],
-                   "cluster_size": BYTES[row["cluster"]], "refcount_bits": row["refcount"],
-                   "extended_l2": row["extended_l2"], "compression_type": row["type"],
-                   "lazy_refcounts": "off" if row["lazy"] == "off" else "on"}
-        if row["preallocation"] != "off":
-            options["preallocation"] = row["preallocation"]
-        if row["data_file"] != "none":
-            options["data_file"] = "top.data"
-            options["data_file_raw"] = "on" if row["data_file"] == "raw" else "off"
+        options = create_options(row, "top.data")
         below = self.bases[-1] if self.bases else None
         image = Image("top.qcow2", "qcow2", row["encryption"] == "luks", below and below.image)
         self.maker.create(image, size, options, below and below.image)

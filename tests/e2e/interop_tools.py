@@ -67,12 +67,16 @@ class Side:
         first = ("--image-opts", image.options()) if image.needs_key else (image.name,)
         return (*options, *first[:-1], first[-1], *argv)
 
-    def create(self, image, size, options=None, backing=None):
+    @staticmethod
+    def dash_o(options, encrypted):
         options = dict(options or {})
-        if image.encrypted:
+        if encrypted:
             options.update({"encrypt.format": "luks", "encrypt.key-secret": "key",
                             "encrypt.iter-time": 10})
-        argv = ["-o", ",".join("%s=%s" % item for item in options.items())] if options else []
+        return ["-o", ",".join("%s=%s" % item for item in options.items())] if options else []
+
+    def create(self, image, size, options=None, backing=None):
+        argv = self.dash_o(options, image.encrypted)
         if backing:
             argv += ["-b", backing.name, "-F", backing.format]
         self.make("create", "-q", *image.secret, "-f", image.format, *argv, image.name, size)
@@ -230,16 +234,24 @@ def joined(extents):
 class Flat:
     """What a disk holds, as a sparse file."""
 
-    def __init__(self, folder, name, size):
+    def __init__(self, folder, name, size, keep=False):
+        """Zeros, or (keep) what a file of that size already holds."""
         self.folder, self.name, self.size = folder, name, size
         self.path = folder.path / name
-        with open(self.path, "wb") as file:
-            file.truncate(size)
+        if not keep:
+            with open(self.path, "wb") as file:
+                file.truncate(size)
 
     def write(self, offset, content):
         with open(self.path, "r+b") as file:
             file.seek(offset)
             file.write(content)
+
+    def data(self):
+        """(offset, bytes) of what is not a hole."""
+        with open(self.path, "rb") as file:
+            for start, end in data_of(file.fileno(), self.size):
+                yield start, os.pread(file.fileno(), end - start, start)
 
     def resize(self, size):
         os.truncate(self.path, size)
@@ -248,9 +260,8 @@ class Flat:
     def copy(self, name):
         """Another one of the same content, its holes too."""
         copy = Flat(self.folder, name, self.size)
-        with open(self.path, "rb") as source, open(copy.path, "r+b") as target:
-            for start, end in data_of(source.fileno(), self.size):
-                os.pwrite(target.fileno(), os.pread(source.fileno(), end - start, start), start)
+        for start, data in self.data():
+            copy.write(start, data)
         return copy
 
     def over(self, other, name):
@@ -258,21 +269,25 @@ class Flat:
         both = self.copy(name)
         if other.size > self.size:
             both.resize(other.size)
-            with open(other.path, "rb") as source:
-                for start, end in data_of(source.fileno(), other.size):
-                    start = max(start, self.size)
-                    if start < end:
-                        both.write(start, os.pread(source.fileno(), end - start, start))
+            for start, data in other.data():
+                both.write(max(start, self.size), data[max(self.size - start, 0):])
         return both
 
     def equals_file(self, name):
         """Compares with a file, which is to be as long."""
+        return ((self.folder.path / name).stat().st_size >= self.size and
+                self.difference(name, self.size) is None)
+
+    def difference(self, name, size):
+        """Where among the first `size` bytes another file differs first, or None. Behind the end of a file
+        there are zeros."""
         with open(self.path, "rb") as one, open(self.folder.path / name, "rb") as other:
-            if os.fstat(other.fileno()).st_size < self.size:
-                return False
-            extents = [e for f in (one, other) for e in data_of(f.fileno(), self.size)]
-            return all(os.pread(one.fileno(), n, at) == os.pread(other.fileno(), n, at)
-                       for at, n in joined((s, e - s) for s, e in extents))
+            extents = [e for f in (one, other) for e in data_of(f.fileno(), size)]
+            for at, length in joined((s, e - s) for s, e in extents):
+                a, b = (os.pread(f.fileno(), length, at).ljust(length, b"\0") for f in (one, other))
+                if a != b:
+                    return at + next(i for i in range(length) if a[i] != b[i])
+        return None
 
 
 def data_of(fd, size):
