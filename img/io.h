@@ -21,6 +21,7 @@
 struct io_settings {
     struct blk_open_options open; /* path and format are borrowed */
     bool writethrough;            /* every write is durable before it is reported */
+    bool copy_on_read;            /* see io_copy_on_read() */
 };
 
 struct io {
@@ -113,6 +114,9 @@ int io_run(struct io *io, struct io_job *job);
 int io_start(struct io *io, const struct io_job *job);
 /* Waits until nothing is in flight. */
 void io_drain(struct io *io);
+/* Writes what lies below the image in the clusters of a range, which is within the device, into the
+ * image. 0, or a negative errno value (io_copy_on_read.c). */
+int io_copy_on_read(struct io *io, uint64_t offset, uint64_t length);
 /* Prints what came of a job that has ended with `result`: the error, the verification, the dump, the
  * report. 0, or negative for the exit status. */
 int io_finish(struct io_job *job, int result);

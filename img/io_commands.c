@@ -108,9 +108,10 @@ static const struct io_command commands[] = {
     {"length", "l", io_length_command, 0, 0, 0, NULL, "says how long the device is", NULL},
     {"map", NULL, io_map_command, 0, 0, 0, "", "says which ranges the image itself holds", NULL},
     {"open", "o", io_open_command, 1, -1, IO_ANY_FILE,
-     "[-rsnkU] [-t cache] [-d discard] [-i aio] [-o options] [path]", "opens a file",
+     "[-rsCnkU] [-t cache] [-d discard] [-i aio] [-o options] [path]", "opens a file",
      " -r  read-only\n"
      " -s  what is written goes into a throwaway file\n"
+     " -C  what is read from below the image is written into it\n"
      " -n  as -t none\n"
      " -U  with other programs writing to it; with -r alone\n"
      " -t  none, writeback, writethrough (default), directsync or unsafe\n"

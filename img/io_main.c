@@ -23,6 +23,7 @@ static void print_help(void)
         "  -r, --read-only      open it read-only\n"
         "  -s, --snapshot       what is written goes into a throwaway file\n"
         "  -n, --nocache        as -t none\n"
+        "  -C, --copy-on-read   what is read from below the image is written into it\n"
         "  -m, --misalign       buffers that are not aligned\n"
         "  -t, --cache=MODE     none, writeback, writethrough (default), directsync or unsafe\n"
         "  -d, --discard=MODE   what discards do: unmap (default) or ignore\n"
@@ -81,6 +82,9 @@ static int parse_option(int c, struct io *io, struct command_line *line)
         return io_set_engine(&line->settings, optarg) < 0 ? 1 : GO_ON;
     case 'k':
         return GO_ON;
+    case 'C':
+        line->settings.copy_on_read = true;
+        return GO_ON;
     case 'm':
         io->misalign = true;
         return GO_ON;
@@ -99,13 +103,21 @@ static int parse_option(int c, struct io *io, struct command_line *line)
 static int parse(int argc, char **argv, struct io *io, struct command_line *line)
 {
     static const struct option longopts[] = {
-        {"cmd", required_argument, NULL, 'c'},   {"format", required_argument, NULL, 'f'},
-        {"read-only", no_argument, NULL, 'r'},   {"snapshot", no_argument, NULL, 's'},
-        {"nocache", no_argument, NULL, 'n'},     {"misalign", no_argument, NULL, 'm'},
-        {"cache", required_argument, NULL, 't'}, {"discard", required_argument, NULL, 'd'},
-        {"native-aio", no_argument, NULL, 'k'},  {"aio", required_argument, NULL, 'i'},
-        {"force-share", no_argument, NULL, 'U'}, {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},     {NULL, 0, NULL, 0},
+        {"cmd", required_argument, NULL, 'c'},
+        {"format", required_argument, NULL, 'f'},
+        {"read-only", no_argument, NULL, 'r'},
+        {"snapshot", no_argument, NULL, 's'},
+        {"nocache", no_argument, NULL, 'n'},
+        {"misalign", no_argument, NULL, 'm'},
+        {"cache", required_argument, NULL, 't'},
+        {"discard", required_argument, NULL, 'd'},
+        {"native-aio", no_argument, NULL, 'k'},
+        {"aio", required_argument, NULL, 'i'},
+        {"force-share", no_argument, NULL, 'U'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {"copy-on-read", no_argument, NULL, 'C'},
+        {NULL, 0, NULL, 0},
     };
     bool has_image_opts = false;
     int c, status = GO_ON;
@@ -115,7 +127,7 @@ static int parse(int argc, char **argv, struct io *io, struct command_line *line
     if (!keys_take_options(&argc, argv))
         return 1;
     while (status == GO_ON &&
-           (c = getopt_long(argc, argv, "c:f:rsnmt:d:ki:UhV", longopts, NULL)) != -1)
+           (c = getopt_long(argc, argv, "c:f:rsnCmt:d:ki:UhV", longopts, NULL)) != -1)
         status = parse_option(c, io, line);
     if (status != GO_ON)
         return status;

@@ -57,6 +57,10 @@ int io_open(struct io *io, const struct io_settings *settings)
                   open->path);
         return -EINVAL;
     }
+    if (settings->copy_on_read && !open->writable) {
+        log_error("can't open device %s: Can't use copy-on-read on read-only device", open->path);
+        return -EINVAL;
+    }
     io->blk = img_try_open(open, &err);
     if (io->blk == NULL) {
         log_error("can't open device %s: %s", open->path, err.text);
@@ -126,6 +130,9 @@ static int parse_open_option(int c, struct io_settings *settings, char **options
     case 's':
         settings->open.ephemeral = BLK_EPHEMERAL_FILE;
         return 0;
+    case 'C':
+        settings->copy_on_read = true;
+        return 0;
     case 'n':
         return io_set_cache(settings, "none");
     case 'k':
@@ -167,7 +174,7 @@ int io_open_command(struct io *io, int argc, char **argv)
     char *options = NULL;
     int c, rc = 0;
 
-    while (rc == 0 && (c = getopt(argc, argv, "rsnkUt:d:i:o:")) != -1)
+    while (rc == 0 && (c = getopt(argc, argv, "rsCnkUt:d:i:o:")) != -1)
         rc = parse_open_option(c, &settings, &options);
     if (rc == 0 && optind < argc - 1)
         rc = io_usage("open");
@@ -271,6 +278,10 @@ int io_reopen_command(struct io *io, int argc, char **argv)
     if (rc == 0 && wanted.open.ephemeral != BLK_EPHEMERAL_OFF) {
         log_error("what was written since 'open -s' would be lost");
         rc = -ENOTSUP;
+    }
+    if (rc == 0 && wanted.copy_on_read && !wanted.open.writable) {
+        log_error("Can't set '%s' to r/o with copy-on-read enabled", wanted.open.path);
+        rc = -EINVAL;
     }
     return rc < 0 ? rc : change_settings(io, &wanted);
 }

@@ -47,6 +47,18 @@ static bool is_outside(const struct io *io, const struct io_job *job)
     return !range_within(job->request.offset, length, blk_length(io->blk));
 }
 
+/* 0 when the request can be made. */
+static int prepare(struct io *io, const struct io_job *job)
+{
+    if (job->request.op == BLK_FLUSH)
+        return 0;
+    if (is_outside(io, job))
+        return -EIO;
+    return job->request.op == BLK_READ && io->settings.copy_on_read
+               ? io_copy_on_read(io, job->request.offset, job->buffer->length)
+               : 0;
+}
+
 static void end_of_run(struct blk_request *request, int result)
 {
     struct io_job *job = request->opaque;
@@ -57,8 +69,10 @@ static void end_of_run(struct blk_request *request, int result)
 
 int io_run(struct io *io, struct io_job *job)
 {
-    if (job->request.op != BLK_FLUSH && is_outside(io, job))
-        return -EIO;
+    int rc = prepare(io, job);
+
+    if (rc < 0)
+        return rc;
     job->request.done = end_of_run;
     submit(io, job);
     while (!job->is_done)
@@ -78,6 +92,7 @@ static void end_of_start(struct blk_request *request, int result)
 int io_start(struct io *io, const struct io_job *job)
 {
     struct io_job *copy = malloc(sizeof(*copy));
+    int rc;
 
     if (copy == NULL) {
         log_error("out of memory");
@@ -85,8 +100,9 @@ int io_start(struct io *io, const struct io_job *job)
     }
     *copy = *job;
     copy->request.done = end_of_start;
-    if (is_outside(io, copy)) {
-        end_of_start(&(struct blk_request){.opaque = copy}, -EIO);
+    rc = prepare(io, copy);
+    if (rc < 0) {
+        end_of_start(&(struct blk_request){.opaque = copy}, rc);
         return 0;
     }
     submit(io, copy);

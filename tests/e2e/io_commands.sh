@@ -52,6 +52,38 @@ same_io "truncate raw" -f raw -- raw 'truncate 2M' length 'truncate -m full 1M' 
     'truncate 512k' length map
 same_io "flush" -- a flush f 'flush 1' aio_flush
 
+# ---- copy-on-read ----
+
+# copied NAME ARGUMENTS...: the same commands, and then the same in the image itself and in what is seen.
+copied() {
+    both qemu-img create -q -f qcow2 -o "${format:-compat=1.1}" -b half -F qcow2 copied 2500K
+    same_io "copy-on-read: $1" "${@:2}"
+    same_io "... what the image holds" -r -- copied map
+    same_image "... the image" copied
+}
+both qemu-img create -q -f qcow2 half 2M
+both qemu-io -c 'write -q -P 3 0 1M' -c 'write -q -P 4 1280k 1000' half
+copied "whole clusters" -C -- copied 'read -P 3 1000 3000' map 'read -P 3 128k 4k' map
+copied "zeros" -C -- copied 'read 1M 128k' 'read 2300k 100k' 'read 2M 452k'
+copied "zeros and data together" -C -- copied 'read 1000k 100k' 'read 1200k 200k'
+copied "around what is there" -C -- copied 'write -P 5 64k 100' 'write -z 192k 64k' 'write -c -P 6 320k 64k' 'read 0 1M' \
+    'read -P 5 64k 100' 'read -P 3 65636 3000' 'read -P 6 320k 64k' 'read -P 0 192k 64k'
+copied "all" -C -- copied 'read 0 2500k' 'discard 0 64k' 'read -P 0 0 64k'
+copied "readv and aio_read" --copy-on-read -- copied 'readv -P 3 0 4k 4k' 'aio_read -P 3 128k 4k' aio_flush \
+    'aio_write -q -P 7 512k 4k' 'aio_read -q -P 7 512k 4k' aio_flush 'read -P 3 516k 4k'
+copied "what is not there" -C -- copied 'read 2499k 3k' 'aio_read 2500k 1' aio_flush 'read 0 3M'
+copied "by open" -- copied close 'open -C copied' 'read 0 4k' close 'open copied' 'read 64k 4k'
+copied "reopened" -C -- copied 'reopen -c writeback' 'read 0 4k' 'reopen -w' 'read 64k 4k'
+copied "read-only" -C -r -- copied 'read 0 4k'
+copied "read-only, by open" -- copied close 'open -C -r copied' 'read 0 4k'
+same_io_status "copy-on-read: reopened read-only" -C -- copied 'reopen -r' 'read 0 4k'
+format=extended_l2=on copied "subclusters" -C -- copied 'read 5000 4k' 'write -P 1 100k 4k' 'read 64k 64k' 'read 1M 1'
+format=cluster_size=4k copied "small clusters" -C -- copied 'read 5000 4k' 'read 1020k 20k'
+same_io "copy-on-read: nothing below" -C -- new 'read 0 100k' map
+same_io "copy-on-read: nothing below, version 2" -C -- old 'read 0 100k' map
+format=compat=0.10 copied "version 2" -C -- copied 'read 1000 3000' 'read 1M 1k' map
+same_io "copy-on-read: raw" -C -f raw -- raw 'read 0 64k' map
+
 # ---- files ----
 
 same_io "close and open" -- a close 'read 0 1k' 'open a' 'open a' length c 'open -o driver=raw base' info c \

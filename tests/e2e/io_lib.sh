@@ -9,7 +9,7 @@
 #
 # Differences that are meant: the program's name; the times and rates, which no two runs share; the
 # words behind " -- " in the syntax of a command, which are our own; in the syntax
-# read's option -a, which qemu-io refuses as well, and open's -C, which we do not have.
+# read's option -a, which qemu-io refuses as well, and open's -i, which qemu-io takes and does not name.
 # shellcheck shell=bash
 
 # shellcheck source=tests/e2e/img_lib.sh
