@@ -287,12 +287,52 @@ class Bench:
         return self.commands([self.img] + args, ["qemu-img"] + args,
                              before=lambda: out.unlink(missing_ok=True))
 
-    def convert(self, source, source_format, out_format):
+    def convert(self, source, source_format, out_format, *options, index=0):
         out = self.path("converted")
-        args = ["convert", "-f", source_format, "-O", out_format, self.path(source), out]
+        args = ["convert", *options, "-f", source_format, "-O", out_format, self.path(source), out]
         return self.commands([self.img] + args, ["qemu-img"] + args,
                              ["cp", "--sparse=never", "--reflink=never", self.path(source), out],
-                             before=lambda: out.unlink(missing_ok=True))
+                             before=lambda: out.unlink(missing_ok=True), index=index)
+
+    def files(self):
+        """A quarter of the disk, of this machine's own programs and libraries: what compresses as disks do."""
+        image = self.path("files.raw")
+        if not image.exists():
+            left = IMAGE // 4
+            with open(image, "wb") as out:
+                for file in sorted(pathlib.Path("/usr/lib").rglob("*.so*")):
+                    if left > 0 and file.is_file() and not file.is_symlink():
+                        data = file.read_bytes()[:left]
+                        out.write(data)
+                        left -= len(data)
+                out.write(os.urandom(left))
+        return image.name
+
+    def compress(self, kind, index=0):
+        return self.convert(self.files(), "raw", "qcow2", "-c", "-o", "compression_type=" + kind,
+                            index=index)
+
+    def decompress(self, kind):
+        packed = self.path("packed-%s.qcow2" % kind)
+        if not packed.exists():
+            sh("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=" + kind,
+               self.path(self.files()), packed)
+        return self.convert(packed.name, "qcow2", "raw")
+
+    def compare(self):
+        args = ["compare", "-f", "raw", "-F", "qcow2", self.path("base.raw"), self.path("base.qcow2")]
+        return self.commands([self.img] + args, ["qemu-img"] + args)
+
+    def rebase(self):
+        """To a copy of the base that differs from it in every sixteenth MiB."""
+        other = self.path("other.qcow2")
+        shutil.copyfile(self.path("base.qcow2"), other)
+        sh("qemu-img", "bench", "-f", "qcow2", "-w", "-c", IMAGE // MIB // 16, "-s", MIB, "-S", 16 * MIB,
+           other)
+        top = self.path("rebased.qcow2")
+        args = ["rebase", "-f", "qcow2", "-b", other, "-F", "qcow2", top]
+        return self.commands([self.img] + args, ["qemu-img"] + args,
+                             before=lambda: self.overlay(top.name, "base.qcow2"))
 
     def check(self):
         args = ["check", "-f", "qcow2", self.path("warm-ours.qcow2")]
@@ -507,6 +547,8 @@ def rows(bench):
         ("4K random write, warm overlay, depth 32", kilo, up, random(READS, 32, write=True)),
         ("4K random write, cold overlay, depth 32", kilo, up,
          random(WRITES, 32, write=True, cold=True)),
+        ("64K random write, cold overlay, depth 8", kilo, up,
+         lambda: bench.requests(WRITES, 8, 65536, 65536 * 1201, write=True, cold=True)),
         ("4K random write, warm, cost of overlap checks", kilo, up,
          lambda: bench.overlap_checks(cold=False)),
         ("4K random write, cold, cost of overlap checks", kilo, up,
@@ -539,6 +581,15 @@ def rows(bench):
         ("convert raw to qcow2", millis, down, lambda: bench.convert("base.raw", "raw", "qcow2")),
         ("convert qcow2 to raw", millis, down,
          lambda: bench.convert("base.qcow2", "qcow2", "raw")),
+        ("convert to zlib", millis, down, lambda: bench.compress("zlib")),
+        ("convert to zstd", millis, down, lambda: bench.compress("zstd")),
+        ("convert from zlib", millis, down, lambda: bench.decompress("zlib")),
+        ("convert from zstd", millis, down, lambda: bench.decompress("zstd")),
+        ("memory, convert raw to qcow2", mebis, down,
+         lambda: bench.convert("base.raw", "raw", "qcow2", index=2)),
+        ("memory, convert to zstd", mebis, down, lambda: bench.compress("zstd", index=2)),
+        ("compare", millis, down, bench.compare),
+        ("rebase", millis, down, bench.rebase),
         ("check", millis, down, bench.check),
         ("check 1,000,000 clusters", millis, down, bench.check_large),
         ("commit half of the disk", millis, down, bench.commit),
