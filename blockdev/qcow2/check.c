@@ -88,6 +88,7 @@ int check_begin(struct check *c, const struct qcow2_header *header)
     check_refs_init(&c->refs, c->file_clusters);
     check_refs_init(&c->active_tables, c->file_clusters);
     check_refs_init(&c->other_tables, c->file_clusters);
+    check_refs_init(&c->bitmap_tables, c->file_clusters);
     return rc < 0 ? rc : check_load_reftable(c);
 }
 
@@ -96,6 +97,7 @@ void check_end(struct check *c)
     check_refs_free(&c->refs);
     check_refs_free(&c->active_tables);
     check_refs_free(&c->other_tables);
+    check_refs_free(&c->bitmap_tables);
     free(c->snapshots);
     free(c->reftable);
     free(c->block);

@@ -78,6 +78,7 @@ struct check {
     /* How often each cluster is referred to as an L2 table, by the active L1 table and by those of
      * snapshots: so each table is walked once, however many lead to it. */
     struct check_refs active_tables, other_tables;
+    struct check_refs bitmap_tables; /* clusters in which tables of bitmaps lie, for a repair */
     struct check_beyond beyond[64]; /* index n: of those that begin in [2^n, 2^(n+1)) */
     unsigned unaligned_tables;      /* that were walked all the same */
     uint64_t l1_bytes;              /* of all L1 tables so far */
@@ -148,8 +149,8 @@ int check_walk_l1(struct check *c, uint64_t offset, uint64_t entries, bool activ
 bool check_may_walk_unaligned(struct check *c);
 
 /* Whether something that an open needs lies where entries of an L2 table, or of the active L1 table, stand:
- * the header, the refcount table, the encryption header, the snapshot table, the bitmap directory or (an L2
- * table's) the active L1 table. A repair must not make an image unreadable. */
+ * the header, the refcount table, the encryption header, the snapshot table, the bitmap directory, a table of
+ * a bitmap or (an L2 table's) the active L1 table. A repair must not make an image unreadable. */
 bool check_is_taken(const struct check *c, bool is_l2, uint64_t where, uint64_t length);
 /* Writes such entries back. -EIO after a finding: the place is taken. */
 int check_write_entries(struct check *c, bool is_l2, uint64_t where, const void *entries,

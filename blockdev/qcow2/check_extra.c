@@ -61,6 +61,69 @@ int check_walk_snapshots(struct check *c)
     return rc;
 }
 
+static bool is_directory_sane(const struct check *c)
+{
+    return c->bitmaps.count <= MAX_BITMAPS && c->bitmaps.size <= MAX_BITMAP_DIRECTORY &&
+           range_within(c->bitmaps.offset, c->bitmaps.size,
+                        align_up(c->file_bytes, c->cluster_size));
+}
+
+/* A walk through the directory, which is sane. */
+struct bitmap_cursor {
+    uint32_t index;
+    uint64_t at;      /* of the next entry, in the directory */
+    uint64_t table;   /* the bitmap's table: where, */
+    uint32_t entries; /* and how long */
+};
+
+/* 1; 0 behind the last; -EINVAL: the entry does not fit. */
+static int next_bitmap(const struct check *c, struct bitmap_cursor *cursor)
+{
+    unsigned char raw[BITMAP_ENTRY];
+    uint64_t left = c->bitmaps.size - cursor->at;
+    int rc;
+
+    if (cursor->index == c->bitmaps.count)
+        return 0;
+    if (left < BITMAP_ENTRY)
+        return -EINVAL;
+    rc = file_pread(c->file, c->bitmaps.offset + cursor->at, raw, sizeof(raw));
+    if (rc < 0)
+        return rc;
+    cursor->index++;
+    cursor->table = load_be64(raw);
+    cursor->entries = load_be32(raw + 8);
+    cursor->at += min_u64(
+        left, align_up((uint64_t)BITMAP_ENTRY + load_be16(raw + 18) + load_be32(raw + 20), 8));
+    return 1;
+}
+
+/* Those that lie in the file, as far as they do not overlap more than a sound image's could. */
+static int mark_bitmap_tables(struct check *c)
+{
+    struct bitmap_cursor cursor = {0};
+    uint64_t left = c->file_bytes;
+    int rc = 0;
+
+    check_refs_clear(&c->bitmap_tables);
+    if (c->fix == 0 || !c->bitmaps.are_there || !is_directory_sane(c))
+        return 0;
+    while ((rc = next_bitmap(c, &cursor)) > 0) {
+        uint64_t bytes = (uint64_t)cursor.entries * QCOW2_ENTRY_SIZE;
+
+        if (!range_within(cursor.table, bytes, c->file_bytes) || bytes > left)
+            continue;
+        left -= bytes;
+        for (uint64_t at = align_down(cursor.table, c->cluster_size); at < cursor.table + bytes;
+             at += c->cluster_size) {
+            rc = check_refs_add(&c->bitmap_tables, at >> c->cluster_bits, 1);
+            if (rc < 0)
+                return rc;
+        }
+    }
+    return rc == -EINVAL ? 0 : rc;
+}
+
 int check_find_bitmaps(struct check *c)
 {
     const struct qcow2_header *h = &c->header;
@@ -91,7 +154,7 @@ int check_find_bitmaps(struct check *c)
         at += 8 + align_up(length, 8);
     }
     free(raw);
-    return rc;
+    return rc == 0 ? mark_bitmap_tables(c) : rc;
 }
 
 static int walk_bitmap_table(struct check *c, uint64_t offset, uint32_t entries)
@@ -128,32 +191,22 @@ static int walk_bitmap_table(struct check *c, uint64_t offset, uint32_t entries)
 
 int check_walk_bitmaps(struct check *c)
 {
-    uint64_t size = c->bitmaps.size, offset = c->bitmaps.offset, at = 0;
-    uint32_t count = c->bitmaps.count;
+    struct bitmap_cursor cursor = {0};
     int rc;
 
     if (!c->bitmaps.are_there)
         return 0;
     c->bitmap_bytes = 0;
-    if (count > MAX_BITMAPS || size > MAX_BITMAP_DIRECTORY ||
-        !range_within(offset, size, align_up(c->file_bytes, c->cluster_size))) {
+    if (!is_directory_sane(c)) {
         check_corruption(c, "ERROR bitmap directory is malformed");
         return 0;
     }
-    rc = check_count_range(c, offset, size);
-    for (uint32_t i = 0; rc == 0 && i < count; i++) {
-        unsigned char raw[BITMAP_ENTRY];
-
-        if (size - at < BITMAP_ENTRY) {
-            check_corruption(c, "ERROR bitmap directory is malformed");
-            break;
-        }
-        rc = file_pread(c->file, offset + at, raw, sizeof(raw));
-        if (rc == 0)
-            rc = walk_bitmap_table(c, load_be64(raw), load_be32(raw + 8));
-        at = min_u64(
-            size,
-            at + align_up((uint64_t)BITMAP_ENTRY + load_be16(raw + 18) + load_be32(raw + 20), 8));
+    rc = check_count_range(c, c->bitmaps.offset, c->bitmaps.size);
+    while (rc == 0 && (rc = next_bitmap(c, &cursor)) > 0)
+        rc = walk_bitmap_table(c, cursor.table, cursor.entries);
+    if (rc == -EINVAL) {
+        check_corruption(c, "ERROR bitmap directory is malformed");
+        rc = 0;
     }
     return rc;
 }

@@ -124,6 +124,17 @@ static int count_compressed(struct check *c, uint64_t entry, uint32_t times)
     return check_count_times(c, offset, sectors * 512 - (offset & 511), times);
 }
 
+static bool is_in_bitmap_table(const struct check *c, uint64_t where, uint64_t length)
+{
+    uint64_t end = div_round_up(where + length, c->cluster_size);
+
+    for (uint64_t i = where >> c->cluster_bits; i < end; i++) {
+        if (check_refs_get(&c->bitmap_tables, i) > 0)
+            return true;
+    }
+    return false;
+}
+
 bool check_is_taken(const struct check *c, bool is_l2, uint64_t where, uint64_t length)
 {
     const struct qcow2_header *h = &c->header;
@@ -136,7 +147,8 @@ bool check_is_taken(const struct check *c, bool is_l2, uint64_t where, uint64_t 
            ranges_overlap(where, length, h->snapshots_offset, c->snapshot_bytes) ||
            (c->bitmaps.are_there &&
             ranges_overlap(where, length, c->bitmaps.offset, c->bitmaps.size)) ||
-           (is_l2 && ranges_overlap(where, length, h->l1_table_offset, l1_bytes));
+           (is_l2 && ranges_overlap(where, length, h->l1_table_offset, l1_bytes)) ||
+           is_in_bitmap_table(c, where, length);
 }
 
 int check_write_entries(struct check *c, bool is_l2, uint64_t where, const void *entries,

@@ -76,4 +76,30 @@ same "unknown format" check -f foo good.qcow2
 same "unknown output" check --output=foo good.qcow2
 same_status "not qcow2" check -f qcow2 r.raw
 
+# ---- an L1 entry leads to the table of a bitmap, which is no L2 table to be repaired ----
+cd "$work" || exit 1
+qemu-img create -q -f qcow2 -o data_file=over.data over.qcow2 1G
+qemu-img bitmap --add over.qcow2 one
+qemu-io -c 'write -P 1 64k 64k' over.qcow2 >/dev/null
+table_of() {
+    python3 - "$@" <<'EOF'
+import struct, sys
+image = bytearray(open(sys.argv[1], "rb").read())
+at, = struct.unpack_from(">I", image, 100)
+while struct.unpack_from(">I", image, at)[0] != 0x23852875:
+    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
+directory, = struct.unpack_from(">Q", image, at + 24)
+table, entries = struct.unpack_from(">QI", image, directory)
+print(image[table:table + 8 * entries].hex())
+if len(sys.argv) > 2:
+    struct.pack_into(">Q", image, struct.unpack_from(">Q", image, 40)[0] + 8, table | 1 << 63)
+    open(sys.argv[2], "wb").write(image)
+EOF
+}
+table_of over.qcow2 astray.qcow2 >table.before
+"$IMG" check -r all astray.qcow2 >astray.out 2>&1
+check "an L1 entry leads to a bitmap's table: that is found" grep -q 'ERROR' astray.out
+table_of astray.qcow2 >table.after
+check "an L1 entry leads to a bitmap's table: which is as it was" cmp table.before table.after
+
 finish
