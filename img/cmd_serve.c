@@ -4,6 +4,7 @@
  * One thread waits for connections, messages and signals; a disk's queues have threads of their own.
  * A socket appears once every image is open.
  */
+#include "checked.h"
 #include "img.h"
 #include "log.h"
 #include "served_disk.h"
@@ -68,8 +69,7 @@ static bool parse_options(struct serve *serve, int argc, char **argv, int *statu
         {"fd", required_argument, NULL, OPT_FD},
         {"queues", required_argument, NULL, OPT_QUEUES},
         {NULL, 0, NULL, 0}};
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    int c, number = cpus < 1 ? 1 : cpus < MAX_DEFAULT_QUEUES ? (int)cpus : MAX_DEFAULT_QUEUES, fd;
+    int c, number = (int)min_u64(img_processors(), MAX_DEFAULT_QUEUES), fd;
 
     *status = 1;
     while ((c = img_getopt(argc, argv, ":h", longopts, status)) != -1) {

@@ -223,9 +223,9 @@ int compare_images(const struct compare_job *job, struct compare_result *result)
         .pair = {.a = job->a, .b = job->b},
         .found = {.kind = COMPARE_SAME},
     };
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned processors = img_processors();
     pthread_t threads[MAX_THREADS - 1];
-    int count = 0;
+    unsigned count = 0;
     bool is_short;
 
     pthread_mutex_init(&c.lock, NULL);
@@ -234,7 +234,7 @@ int compare_images(const struct compare_job *job, struct compare_result *result)
         count++;
     /* Here as well, so that it gets done with whatever threads there are. */
     is_short = compare_main(&c) != NULL;
-    for (int i = 0; i < count; i++)
+    for (unsigned i = 0; i < count; i++)
         pthread_join(threads[i], NULL);
     pthread_mutex_destroy(&c.lock);
     *result = c.found;

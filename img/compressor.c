@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum { MAX_THREADS = 64, PORTION = 64 << 10 };
 
@@ -79,8 +78,7 @@ static void *compressor_main(void *opaque)
 
 struct compressor *compressor_start(struct blk *target, struct err *err)
 {
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned wanted = cpus < 1 ? 1 : (unsigned)min_u64((uint64_t)cpus, MAX_THREADS);
+    unsigned wanted = (unsigned)min_u64(img_processors(), MAX_THREADS);
     struct compressor *c = calloc(1, sizeof(*c));
     int rc = 0;
 

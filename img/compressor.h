@@ -2,7 +2,7 @@
  * compressor.h - threads that compress the clusters of buffers, for one thread that writes them in
  * order: so what is written does not depend on how many threads there are, or how fast.
  *
- * One thread adds buffers, one (the same or another) waits for them, in any order.
+ * Any threads add buffers and wait for them, in any order.
  */
 #ifndef IMG_COMPRESSOR_H
 #define IMG_COMPRESSOR_H

@@ -110,6 +110,11 @@ bool img_may_name(const char *image, const char *backing_path);
  * recorded in `image`. NULL after a message. */
 const char *img_find_backing_format(const char *image, const char *backing_path);
 
+/* ---- this machine (processors.c) ---- */
+
+/* How many threads can run at once; at least 1. */
+unsigned img_processors(void);
+
 /* ---- progress (progress.c) ---- */
 
 struct progress {

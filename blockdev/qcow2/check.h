@@ -79,11 +79,11 @@ struct check {
      * snapshots: so each table is walked once, however many lead to it. */
     struct check_refs active_tables, other_tables;
     struct check_refs bitmap_tables; /* clusters in which tables of bitmaps lie, for a repair */
-    struct check_beyond beyond[64]; /* index n: of those that begin in [2^n, 2^(n+1)) */
-    unsigned unaligned_tables;      /* that were walked all the same */
-    uint64_t l1_bytes;              /* of all L1 tables so far */
-    uint64_t bitmap_bytes;          /* of all tables of bitmaps so far */
-    uint64_t *reftable;             /* host order */
+    struct check_beyond beyond[64];  /* index n: of those that begin in [2^n, 2^(n+1)) */
+    unsigned unaligned_tables;       /* that were walked all the same */
+    uint64_t l1_bytes;               /* of all L1 tables so far */
+    uint64_t bitmap_bytes;           /* of all tables of bitmaps so far */
+    uint64_t *reftable;              /* host order */
     uint64_t reftable_entries;
     struct check_bitmaps bitmaps;
     /* The snapshot table, without what a repair drops (check_snapshots.c). */
