@@ -79,9 +79,10 @@ bool image_find(const struct memfile *mem, struct image_map *map);
 /* Writes refcounts, as far as there are blocks for them, and COPIED flags that agree with all that
  * the tables lead to. */
 void image_recount(struct memfile *mem);
-/* Whether a cluster of metadata is also something else: a check need not find fault with that, but a
- * write may do damage. Too much to look at counts as well. */
-bool image_overlaps(const struct memfile *mem);
+/* Whether something is wrong that a check need not find fault with, but may do damage when it is used: a
+ * cluster of metadata that is also something else, an entry of a bitmap's table that is malformed, an L2
+ * entry that does not fit its data file. Too much to look at counts as well. */
+bool image_is_odd(const struct memfile *mem);
 /* The same, whatever guest data lies on. */
 bool image_tables_overlap(const struct memfile *mem);
 /* Whether header, L1 table and refcount table hold what they held before, or what may stand there:

@@ -25,6 +25,7 @@ struct walk {
     uint16_t *counts;
     uint64_t clusters;
     bool overlaps, without_data;
+    bool is_odd; /* an entry breaks a rule that no check looks at */
 };
 
 static void note_landmark(struct walk *w, enum landmark_kind kind, uint64_t offset, uint64_t length)
@@ -94,7 +95,8 @@ static bool next_entry(struct walk *w, uint64_t *at, uint64_t end)
     return *at < end && w->visits < MAX_VISITS && w->steps++ < MAX_STEPS;
 }
 
-static void walk_l2_entry(struct walk *w, uint64_t entry)
+/* Of the device's cluster at `guest`. */
+static void walk_l2_entry(struct walk *w, uint64_t entry, uint64_t guest)
 {
     unsigned x = 62 - (w->map->cluster_bits - 8);
     uint64_t offset = entry & QCOW2_OFFSET_MASK;
@@ -105,6 +107,8 @@ static void walk_l2_entry(struct walk *w, uint64_t entry)
             (((entry & (QCOW2_L2_COMPRESSED - 1)) >> x) + 1) * 512 - offset % 512);
     } else if (offset != 0 && !w->map->data_file) {
         see(w, LANDMARK_DATA, offset, w->map->cluster_size);
+    } else if (w->map->data_file && (entry & ~QCOW2_L2_ZERO) != 0) {
+        w->is_odd |= offset != guest;
     }
 }
 
@@ -125,7 +129,9 @@ static void walk_l1(struct walk *w, uint64_t l1, uint64_t entries)
         }
         see(w, LANDMARK_L2, l2, size);
         for (uint64_t e = l2; next_entry(w, &e, l2 + size); e += step) {
-            walk_l2_entry(w, memfile_be64(w->mem, e));
+            uint64_t guest = ((at - l1) / 8 * (size / step) + (e - l2) / step) * size;
+
+            walk_l2_entry(w, memfile_be64(w->mem, e), guest);
         }
     }
 }
@@ -161,8 +167,9 @@ static void walk_bitmap(struct walk *w, uint64_t at)
     see(w, LANDMARK_BITMAP, table, entries * 8);
     entries = min_u64(entries, MAX_TABLE);
     for (uint64_t e = table; next_entry(w, &e, table + entries * 8); e += 8) {
-        uint64_t data = memfile_be64(w->mem, e) & QCOW2_OFFSET_MASK;
+        uint64_t entry = memfile_be64(w->mem, e), data = entry & QCOW2_OFFSET_MASK;
 
+        w->is_odd |= (entry & ~QCOW2_OFFSET_MASK) != (data == 0 ? entry & 1 : 0);
         if (data != 0) {
             see(w, LANDMARK_BITMAP_DATA, data, w->map->cluster_size);
         }
@@ -353,7 +360,7 @@ void image_recount(struct memfile *mem)
     (void)memfile_resize(mem, size);
 }
 
-static bool find_overlaps(const struct memfile *mem, bool without_data)
+static struct walk find_overlaps(const struct memfile *mem, bool without_data)
 {
     struct image_map map;
     struct walk w = {.mem = mem, .map = &map, .seen = note_overlap, .without_data = without_data};
@@ -361,17 +368,21 @@ static bool find_overlaps(const struct memfile *mem, bool without_data)
     if (start_counting(&w)) {
         walk(&w);
     }
-    return w.overlaps || w.visits >= MAX_VISITS || w.steps >= MAX_STEPS;
+    w.overlaps |= w.visits >= MAX_VISITS || w.steps >= MAX_STEPS;
+    w.map = NULL;
+    return w;
 }
 
-bool image_overlaps(const struct memfile *mem)
+bool image_is_odd(const struct memfile *mem)
 {
-    return find_overlaps(mem, false);
+    struct walk w = find_overlaps(mem, false);
+
+    return w.overlaps || w.is_odd;
 }
 
 bool image_tables_overlap(const struct memfile *mem)
 {
-    return find_overlaps(mem, true);
+    return find_overlaps(mem, true).overlaps;
 }
 
 /* A table's entry is as it was, or may lead somewhere. */

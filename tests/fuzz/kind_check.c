@@ -68,7 +68,7 @@ static void expect_openable(void)
 static void repair(struct memfile *top, const struct memfile *damaged, unsigned fix)
 {
     struct blk_check_result repaired = {0}, checked = {0};
-    bool overlaps = image_overlaps(damaged);
+    bool overlaps = image_is_odd(damaged);
     uint64_t left = UINT64_MAX;
 
     memfile_copy(top, damaged);
@@ -76,7 +76,7 @@ static void repair(struct memfile *top, const struct memfile *damaged, unsigned 
         if (use_check(fix, &repaired) != 0) {
             expect_openable();
             /* What an entry led to behind the end may be something by now. */
-            if (i > 0 && !overlaps && !image_overlaps(top)) {
+            if (i > 0 && !overlaps && !image_is_odd(top)) {
                 finding("a repaired image cannot be repaired");
             }
             return;
@@ -100,7 +100,7 @@ static void repair(struct memfile *top, const struct memfile *damaged, unsigned 
         left = repaired.corruptions + repaired.leaks;
     }
     if (fix == (BLK_FIX_LEAKS | BLK_FIX_ERRORS) && use_is_clean(&repaired) &&
-        !image_overlaps(top)) {
+        !image_is_odd(top)) {
         write_some(top);
     }
 }

@@ -249,7 +249,7 @@ bool use_is_sound(const struct memfile *top)
 {
     struct blk_check_result result = {0};
 
-    return use_check(0, &result) == 0 && use_is_clean(&result) && !image_overlaps(top);
+    return use_check(0, &result) == 0 && use_is_clean(&result) && !image_is_odd(top);
 }
 
 bool use_is_clean(const struct blk_check_result *result)
