@@ -418,7 +418,7 @@ static int convert(struct convert_args *args)
     sources = open_sources(args, &size);
     if (sources == NULL)
         return 1;
-    is_new = access(args->target_path, F_OK) != 0;
+    is_new = !args->skip_create && access(args->target_path, F_OK) != 0;
     if (check_compression(args) < 0 || !check_bitmaps(args, sources[0])) {
         close_sources(sources, args->source_count);
         return 1;
@@ -427,7 +427,7 @@ static int convert(struct convert_args *args)
         status = copy(args, sources, size);
         /* Half an image looks like a whole one. */
         if (status != 0 && is_new)
-            (void)unlink(args->target_path);
+            img_remove_made(args->target_path);
     }
     close_sources(sources, args->source_count);
     return status;

@@ -153,7 +153,7 @@ static int copy(const struct dd_args *args, struct blk *source, uint64_t from, u
     img_close(target, &status);
     /* Half an image looks like a whole one. */
     if (status != 0 && is_new)
-        (void)unlink(args->target);
+        img_remove_made(args->target);
     return status;
 }
 

@@ -99,6 +99,9 @@ void img_hint_bitmap(int rc);
 /* A message, without the name of the file where it begins with that. */
 const char *img_without_path(const char *text, const char *path);
 
+/* Removes a file that the command has made; a link that leads to it stays, as it was there before. */
+void img_remove_made(const char *path);
+
 /* Whether two paths lead to one existing file. */
 bool img_same_file(const char *a, const char *b);
 

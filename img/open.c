@@ -3,8 +3,10 @@
 #include "log.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static void warn(const char *line)
 {
@@ -87,6 +89,15 @@ const char *img_without_path(const char *text, const char *path)
     size_t n = strlen(path);
 
     return strncmp(text, path, n) == 0 && strncmp(text + n, ": ", 2) == 0 ? text + n + 2 : text;
+}
+
+void img_remove_made(const char *path)
+{
+    char *file = realpath(path, NULL);
+
+    if (file != NULL)
+        (void)unlink(file);
+    free(file);
 }
 
 bool img_same_file(const char *a, const char *b)

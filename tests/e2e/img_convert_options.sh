@@ -94,6 +94,16 @@ EOF
 both damage
 same_status "a source that cannot be read" convert -O raw damaged.qcow2 out.raw
 check "a source that cannot be read: no image is left" test ! -e "$m/out.raw"
+ln -s nowhere.raw "$m/link.raw"
+ln -s circle.raw "$m/circle.raw"
+refuse "through a link to nothing" "$IMG" convert -O raw "$m/damaged.qcow2" "$m/link.raw"
+check "through a link to nothing: the link is as it was" test "$(readlink "$m/link.raw")" = nowhere.raw
+check "through a link to nothing: no image is left" test ! -e "$m/nowhere.raw"
+refuse "dd through a link to nothing" "$IMG" dd -O raw bs=64k "if=$m/damaged.qcow2" "of=$m/link.raw"
+check "dd through a link to nothing: the link is as it was, and no image is left" \
+    test "$(readlink "$m/link.raw")" = nowhere.raw -a ! -e "$m/nowhere.raw"
+refuse "-n into a link to itself" "$IMG" convert -n -O raw "$m/whole.qcow2" "$m/circle.raw"
+check "-n into a link to itself: the link is as it was" test -L "$m/circle.raw"
 same "--salvage" convert --salvage -O raw damaged.qcow2 out.raw
 same_image "--salvage: content" out.raw raw
 same "--salvage -q" convert --salvage -q -O qcow2 damaged.qcow2 out.qcow2
