@@ -18,7 +18,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { WINDOW = 256 << 10, ALIGNMENT = 4096, SECTOR = 512, MAX_THREADS = 8 };
 

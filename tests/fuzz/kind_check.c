@@ -99,8 +99,7 @@ static void repair(struct memfile *top, const struct memfile *damaged, unsigned 
         }
         left = repaired.corruptions + repaired.leaks;
     }
-    if (fix == (BLK_FIX_LEAKS | BLK_FIX_ERRORS) && use_is_clean(&repaired) &&
-        !image_is_odd(top)) {
+    if (fix == (BLK_FIX_LEAKS | BLK_FIX_ERRORS) && use_is_clean(&repaired) && !image_is_odd(top)) {
         write_some(top);
     }
 }
