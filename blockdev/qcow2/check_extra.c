@@ -4,6 +4,7 @@
  */
 #include "bytes.h"
 #include "checked.h"
+#include "qcow2/bitmap.h"
 #include "qcow2/check.h"
 
 #include <errno.h>
@@ -182,6 +183,14 @@ static int walk_bitmap_table(struct check *c, uint64_t offset, uint32_t entries)
     for (uint32_t i = 0; rc == 0 && i < entries; i++) {
         uint64_t data = table[i] & QCOW2_OFFSET_MASK;
 
+        /* What it leads to is counted all the same: nobody else may have it. */
+        if ((table[i] & BITMAP_TABLE_RESERVED) != 0 ||
+            (data != 0 &&
+             ((table[i] & BITMAP_ALL_ONES) != 0 || !is_aligned(data, c->cluster_size))))
+            check_corruption(c,
+                             "ERROR entry %" PRIu32 " of the bitmap table at %#" PRIx64
+                             " is malformed: %#" PRIx64,
+                             i, offset, table[i]);
         if (data != 0)
             rc = check_count_range(c, data, c->cluster_size);
     }

@@ -102,4 +102,23 @@ check "an L1 entry leads to a bitmap's table: that is found" grep -q 'ERROR' ast
 table_of astray.qcow2 >table.after
 check "an L1 entry leads to a bitmap's table: which is as it was" cmp table.before table.after
 
+# ---- entries of a bitmap's table that are malformed: qemu-img cannot check such an image, or even open it ----
+for bits in 0x0800000000000000 0x1 0x200; do
+    python3 - over.qcow2 malformed.qcow2 $bits <<'EOF'
+import struct, sys
+image = bytearray(open(sys.argv[1], "rb").read())
+at, = struct.unpack_from(">I", image, 100)
+while struct.unpack_from(">I", image, at)[0] != 0x23852875:
+    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
+directory, = struct.unpack_from(">Q", image, at + 24)
+table, = struct.unpack_from(">Q", image, directory)
+struct.pack_into(">Q", image, table, struct.unpack_from(">Q", image, table)[0] | int(sys.argv[3], 0))
+open(sys.argv[2], "wb").write(image)
+EOF
+    "$IMG" check malformed.qcow2 >malformed.out 2>&1
+    check "a bitmap's table with $bits in an entry: corrupt" test $? = 2
+    check "a bitmap's table with $bits in an entry: is said" grep -q 'of the bitmap table at .* is malformed' malformed.out
+    refuse "a bitmap's table with $bits in an entry: qemu-img" qemu-img check malformed.qcow2
+done
+
 finish
