@@ -4,19 +4,23 @@
  * Deflate has a window of 4 KiB (12 bits) in both directions: readers of the format may allocate no
  * more, so nothing that is written may reach further back.
  *
+ * Whole deflate streams are read by libdeflate, which is faster than zlib; zlib reads what is more or less
+ * than one whole stream, because a cluster is all that QEMU asks of it.
+ *
  * What is read comes from the image and may be anything. Output never exceeds the cluster that it is
  * for, so there is nothing to blow up; a zstd frame that asks for a larger window than any cluster
  * could use is refused, because the window is what the decoder allocates.
  */
 #include "qcow2/qcow2.h"
 
+#include <libdeflate.h>
 #include <zlib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
 enum { WINDOW_BITS = 12, MAX_ZSTD_WINDOW_BITS = 24 };
 
-static int unpack_zlib(const uint8_t *packed, size_t packed_length, uint8_t *out, size_t length)
+static int unpack_any_deflate(const uint8_t *packed, size_t packed_length, uint8_t *out, size_t length)
 {
     z_stream stream = {
         .next_in = (z_const Bytef *)(uintptr_t)packed,
@@ -33,6 +37,20 @@ static int unpack_zlib(const uint8_t *packed, size_t packed_length, uint8_t *out
     (void)inflate(&stream, Z_FINISH);
     (void)inflateEnd(&stream);
     return stream.avail_out == 0 ? 0 : -EIO;
+}
+
+static int unpack_zlib(const uint8_t *packed, size_t packed_length, uint8_t *out, size_t length)
+{
+    struct libdeflate_decompressor *decompressor = libdeflate_alloc_decompressor();
+    enum libdeflate_result result;
+
+    if (decompressor == NULL) {
+        return -ENOMEM;
+    }
+    result = libdeflate_deflate_decompress(decompressor, packed, packed_length, out, length, NULL);
+    libdeflate_free_decompressor(decompressor);
+    return result == LIBDEFLATE_SUCCESS ? 0
+                                        : unpack_any_deflate(packed, packed_length, out, length);
 }
 
 static int unpack_zstd(const uint8_t *packed, size_t packed_length, uint8_t *out, size_t length)
