@@ -128,8 +128,9 @@ static int plan_slot(struct copier *c, struct copy_slot *slot)
         slot->length = slot->kind == SLOT_DATA ? min_u64(window, extent.length) : extent.length;
     } else if (extent_is_zero(&extent) && extent.length >= window) {
         slot->kind = SLOT_ZERO;
+        /* As far as whole windows go, and not less than this one, which may have been cut short. */
         if (extent.length < left)
-            slot->length = align_down(at + extent.length, c->window) - at;
+            slot->length = max_u64(align_down(at + extent.length, c->window), at + window) - at;
         else
             slot->length = left;
     }
