@@ -20,7 +20,8 @@
 
 enum { WINDOW_BITS = 12, MAX_ZSTD_WINDOW_BITS = 24 };
 
-static int unpack_any_deflate(const uint8_t *packed, size_t packed_length, uint8_t *out, size_t length)
+static int unpack_any_deflate(const uint8_t *packed, size_t packed_length, uint8_t *out,
+                              size_t length)
 {
     z_stream stream = {
         .next_in = (z_const Bytef *)(uintptr_t)packed,
