@@ -4,10 +4,10 @@
  * The header alone is read. Backing files are opened with --backing-chain only, one image at a time:
  * a name in a hostile image must not make this command open it.
  */
+#include "block_limits.h"
 #include "img.h"
 #include "info.h"
 #include "json.h"
-#include "limits.h"
 #include "log.h"
 #include "size.h"
 #include "snapshot_list.h"

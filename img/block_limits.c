@@ -1,4 +1,4 @@
-#include "limits.h"
+#include "block_limits.h"
 
 #include <limits.h>
 #include <stdio.h>
