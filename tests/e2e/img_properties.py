@@ -10,18 +10,14 @@ Run by img_properties.sh:
 Seeds make rows and everything that happens to them; SEED in the environment is the same as --seed.
 """
 
-import interop_features as features
 import interop_rows
 from img_promises import Promises
 
 
 def main():
     arguments = interop_rows.parse(count=60)
-    rows, covered, possible = features.rows(arguments.seed, arguments.count)
-    print("# seed %d: %d rows cover %d of %d pairs of features" %
-          (arguments.seed, arguments.count, covered, possible))
+    named, _ = interop_rows.choose(arguments)
     print("ok 1 - there are rows")
-    named = [(features.name_of(row), row) for row in rows]
     return interop_rows.run(arguments, "img_properties", named,
                             lambda _, story: Promises(story, arguments.build).run()) > 0
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import traceback
 
+import interop_features as features
 from interop_story import Story
 from interop_tools import Folder, Mismatch, Ours, Qemu
 
@@ -44,6 +45,14 @@ def run_row(arguments, number, row, tell):
     if not (problem and arguments.keep):
         shutil.rmtree(folder.path)
     return problem
+
+
+def choose(arguments):
+    """The rows, each with its name, and whether they cover all pairs of features; says how many."""
+    rows, covered, possible = features.rows(arguments.seed, arguments.count)
+    print("# seed %d: %d rows cover %d of %d pairs of features" %
+          (arguments.seed, arguments.count, covered, possible))
+    return [(features.name_of(row), row) for row in rows], covered == possible
 
 
 def run(arguments, script, rows, tell):
