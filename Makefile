@@ -19,7 +19,7 @@ SANITIZE ?=
 CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DMINIVMM_VERSION='"$(VERSION)"' \
              $(WARN) $(OPT) $(HARDEN) $(SANITIZE) -pthread -MMD -MP
 LDFLAGS_ALL = $(LDHARDEN) $(SANITIZE) -pthread
-LIBS     = -lcrypto -lz -ldeflate -lzstd -luring -lseccomp -ljansson
+LIBS     = -lz -ldeflate -lzstd -luring -lseccomp -ljansson
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:

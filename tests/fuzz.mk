@@ -17,13 +17,13 @@ $(BUILD)/tests/fuzz/fuzzer-%.o: tests/fuzz/fuzzer.c Makefile
 	$(call say,CC)$(CC) $(CFLAGS_ALL) $(INC) -DFUZZ_KIND=kind_$* -c -o $@ $<
 
 $(BUILD)/tests/fuzz/fuzz-%: $(BUILD)/tests/fuzz/fuzzer-%.o $(call obj,$(FUZZ_LIB)) $(LIB_BLOCKDEV)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(FUZZ_LINK) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(FUZZ_LINK) -o $@ $^ $(LIBS) -lcrypto
 
 $(BUILD)/tests/fuzz/replay: $(call obj,tests/fuzz/replay.c $(FUZZ_LIB) tests/diff/tap.c) $(LIB_BLOCKDEV)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) $(FUZZ_LINK) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) $(FUZZ_LINK) -o $@ $^ $(LIBS) -lcrypto
 
 $(BUILD)/tests/fuzz/damaged: $(call obj,$(DAMAGED)) $(LIB_BLOCKDEV)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS) -lcrypto
 
 fuzzers: $(FUZZERS)
 build-fuzz: $(BUILD)/tests/fuzz/replay

@@ -4,13 +4,11 @@
 #include "crypto/luks.h"
 
 #include "checked.h"
+#include "crypto/libcrypto.h"
 #include "secret.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,9 +34,12 @@ static EVP_MD *fetch_hash(const char *name, struct err *err)
                                         "sha384", "sha512", "ripemd160"};
     EVP_MD *md = NULL;
 
+    if (libcrypto_load(err) != 0) {
+        return NULL;
+    }
     for (size_t i = 0; i < ARRAY_LEN(known) && md == NULL; i++) {
         if (strcmp(known[i], name) == 0) {
-            md = EVP_MD_fetch(NULL, name, NULL);
+            md = libcrypto.EVP_MD_fetch(NULL, name, NULL);
         }
     }
     if (md == NULL) {
@@ -50,8 +51,8 @@ static EVP_MD *fetch_hash(const char *name, struct err *err)
 static int derive(const EVP_MD *md, const void *secret, size_t secret_bytes, const uint8_t *salt,
                   uint32_t iterations, uint8_t *out, size_t length)
 {
-    return PKCS5_PBKDF2_HMAC(secret, (int)secret_bytes, salt, LUKS_SALT, (int)iterations, md,
-                             (int)length, out) == 1
+    return libcrypto.PKCS5_PBKDF2_HMAC(secret, (int)secret_bytes, salt, LUKS_SALT, (int)iterations,
+                                       md, (int)length, out) == 1
                ? 0
                : -EIO;
 }
@@ -96,7 +97,9 @@ static int try_slot(const struct unlock *u, const struct luks_slot *slot)
         r = derive(u->md, work->master_key, header->key_bytes, header->digest_salt,
                    header->digest_iterations, digest, sizeof(digest));
     }
-    return r == 0 && CRYPTO_memcmp(digest, header->digest, sizeof(digest)) != 0 ? -EKEYREJECTED : r;
+    return r == 0 && libcrypto.CRYPTO_memcmp(digest, header->digest, sizeof(digest)) != 0
+               ? -EKEYREJECTED
+               : r;
 }
 
 static int check_iterations(const struct luks_header *header, uint32_t limit, struct err *err)
@@ -179,7 +182,7 @@ int luks_unlock(const struct luks_header *header,
         }
     }
     secret_free(u.work, sizeof(*u.work));
-    EVP_MD_free(u.md);
+    libcrypto.EVP_MD_free(u.md);
     return r;
 }
 
@@ -251,7 +254,7 @@ int luks_format_plan(const struct luks_format_options *options, struct luks_head
     if (md == NULL) {
         return -ENOTSUP;
     }
-    EVP_MD_free(md);
+    libcrypto.EVP_MD_free(md);
     snprintf(header->hash, sizeof(header->hash), "%s", or_default(options->hash_alg, "sha256"));
     step = align_up(luks_material_bytes(header), FIRST_MATERIAL);
     for (unsigned i = 0; i < LUKS_SLOTS; i++, offset += step) {
@@ -298,7 +301,7 @@ static int make_uuid(char text[LUKS_UUID])
     uint8_t u[16];
     char *at = text;
 
-    if (RAND_bytes(u, sizeof(u)) != 1) {
+    if (libcrypto.RAND_bytes(u, sizeof(u)) != 1) {
         return -EIO;
     }
     u[6] = (uint8_t)((u[6] & 0x0f) | 0x40);
@@ -360,9 +363,9 @@ int luks_format(const struct luks_format_options *options, struct luks_header *h
     }
     work = secret_alloc(sizeof(*work));
     r = work == NULL ? -ENOMEM : make_uuid(header->uuid);
-    if (r == 0 && (RAND_bytes(header->digest_salt, LUKS_SALT) != 1 ||
-                   RAND_bytes(slot->salt, LUKS_SALT) != 1 ||
-                   RAND_priv_bytes(work->master_key, (int)header->key_bytes) != 1)) {
+    if (r == 0 && (libcrypto.RAND_bytes(header->digest_salt, LUKS_SALT) != 1 ||
+                   libcrypto.RAND_bytes(slot->salt, LUKS_SALT) != 1 ||
+                   libcrypto.RAND_priv_bytes(work->master_key, (int)header->key_bytes) != 1)) {
         r = -EIO;
     }
     if (r == 0) {
@@ -379,6 +382,6 @@ int luks_format(const struct luks_format_options *options, struct luks_header *h
         r = sector_cipher_create(&spec, work->master_key, out);
     }
     secret_free(work, sizeof(*work));
-    EVP_MD_free(md);
+    libcrypto.EVP_MD_free(md);
     return r != 0 ? err_set_errno(err, r, "Could not make a LUKS header") : 0;
 }

@@ -11,12 +11,11 @@
 
 #include "bytes.h"
 #include "checked.h"
+#include "crypto/libcrypto.h"
 #include "iov.h"
 #include "secret.h"
 
 #include <errno.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,12 +88,12 @@ int sector_cipher_parse(struct sector_cipher_spec *spec, const char *cipher, con
 
 static EVP_CIPHER_CTX *new_context(EVP_CIPHER *algorithm, const uint8_t *key, enum direction way)
 {
-    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+    EVP_CIPHER_CTX *context = libcrypto.EVP_CIPHER_CTX_new();
 
     if (context != NULL &&
-        (EVP_CipherInit_ex(context, algorithm, NULL, key, NULL, way == ENCRYPT) != 1 ||
-         EVP_CIPHER_CTX_set_padding(context, 0) != 1)) {
-        EVP_CIPHER_CTX_free(context);
+        (libcrypto.EVP_CipherInit_ex(context, algorithm, NULL, key, NULL, way == ENCRYPT) != 1 ||
+         libcrypto.EVP_CIPHER_CTX_set_padding(context, 0) != 1)) {
+        libcrypto.EVP_CIPHER_CTX_free(context);
         context = NULL;
     }
     return context;
@@ -102,9 +101,9 @@ static EVP_CIPHER_CTX *new_context(EVP_CIPHER *algorithm, const uint8_t *key, en
 
 static void free_session(struct session *session)
 {
-    EVP_CIPHER_CTX_free(session->data);
-    EVP_CIPHER_CTX_free(session->iv);
-    EVP_CIPHER_CTX_free(session->tweak);
+    libcrypto.EVP_CIPHER_CTX_free(session->data);
+    libcrypto.EVP_CIPHER_CTX_free(session->iv);
+    libcrypto.EVP_CIPHER_CTX_free(session->tweak);
     free(session);
 }
 
@@ -172,13 +171,18 @@ static const char *algorithm_name(const struct sector_cipher *cipher, char *name
 int sector_cipher_create(const struct sector_cipher_spec *spec, const uint8_t *key,
                          struct sector_cipher **out)
 {
-    struct sector_cipher *cipher = calloc(1, sizeof(*cipher));
+    struct sector_cipher *cipher;
     char name[32];
-    int r = -ENOMEM;
+    int r = libcrypto_load(NULL);
 
-    if (cipher == NULL) {
+    if (r != 0) {
         return r;
     }
+    cipher = calloc(1, sizeof(*cipher));
+    if (cipher == NULL) {
+        return -ENOMEM;
+    }
+    r = -ENOMEM;
     pthread_mutex_init(&cipher->lock, NULL);
     cipher->spec = *spec;
     cipher->own_xts = spec->mode == SECTOR_CIPHER_XTS && spec->key_bytes == AES_192_XTS_KEY;
@@ -188,14 +192,16 @@ int sector_cipher_create(const struct sector_cipher_spec *spec, const uint8_t *k
     }
     memcpy(cipher->keys->data, key, spec->key_bytes);
     r = -EINVAL;
-    cipher->data = EVP_CIPHER_fetch(NULL, algorithm_name(cipher, name, sizeof(name)), NULL);
+    cipher->data =
+        libcrypto.EVP_CIPHER_fetch(NULL, algorithm_name(cipher, name, sizeof(name)), NULL);
     if (cipher->data == NULL) {
         goto fail;
     }
     if (spec->iv == SECTOR_IV_ESSIV_SHA256) {
-        cipher->essiv = EVP_CIPHER_fetch(NULL, "AES-256-ECB", NULL);
+        cipher->essiv = libcrypto.EVP_CIPHER_fetch(NULL, "AES-256-ECB", NULL);
         if (cipher->essiv == NULL ||
-            EVP_Digest(key, spec->key_bytes, cipher->keys->essiv, NULL, EVP_sha256(), NULL) != 1) {
+            libcrypto.EVP_Digest(key, spec->key_bytes, cipher->keys->essiv, NULL,
+                                 libcrypto.EVP_sha256(), NULL) != 1) {
             goto fail;
         }
     }
@@ -226,8 +232,8 @@ void sector_cipher_destroy(struct sector_cipher *cipher)
             free_session(session);
         }
     }
-    EVP_CIPHER_free(cipher->data);
-    EVP_CIPHER_free(cipher->essiv);
+    libcrypto.EVP_CIPHER_free(cipher->data);
+    libcrypto.EVP_CIPHER_free(cipher->essiv);
     secret_free(cipher->keys, sizeof(*cipher->keys));
     pthread_mutex_destroy(&cipher->lock);
     free(cipher);
@@ -239,7 +245,7 @@ static bool update(EVP_CIPHER_CTX *context, uint8_t *out, const uint8_t *in, int
 {
     int done = 0;
 
-    return EVP_CipherUpdate(context, out, &done, in, length) == 1 && done == length;
+    return libcrypto.EVP_CipherUpdate(context, out, &done, in, length) == 1 && done == length;
 }
 
 static bool make_iv(const struct sector_cipher *cipher, const struct session *session,
@@ -293,7 +299,7 @@ static bool do_sector(const struct sector_cipher *cipher, const struct session *
     if (cipher->own_xts) {
         return own_xts(session, iv, out, in);
     }
-    return EVP_CipherInit_ex(session->data, NULL, NULL, NULL, iv, -1) == 1 &&
+    return libcrypto.EVP_CipherInit_ex(session->data, NULL, NULL, NULL, iv, -1) == 1 &&
            update(session->data, out, in, CRYPTO_SECTOR);
 }
 
