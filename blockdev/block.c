@@ -145,6 +145,20 @@ int blk_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum blk_
     return blk->format->preallocate(blk, offset, length, mode, err);
 }
 
+int blk_resize_preallocated(struct blk *blk, uint64_t size, enum blk_prealloc mode, struct err *err)
+{
+    uint64_t old = blk->length;
+    int r = blk_resize(blk, size, err);
+
+    if (r == 0 && size > old) {
+        r = blk_preallocate(blk, old, size - old, mode, err);
+        if (r != 0) {
+            blk_resize(blk, old, NULL);
+        }
+    }
+    return r;
+}
+
 int blk_vm_state_pread(struct blk *blk, uint64_t offset, void *buf, size_t length)
 {
     struct iovec iov = {.iov_base = buf, .iov_len = length};

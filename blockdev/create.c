@@ -28,19 +28,16 @@ static int raw_validate(const struct blk_create_options *options, struct err *er
 static int raw_write(struct file *file, const struct blk_create_options *options, struct err *err)
 {
     uint64_t size = options->size;
+    struct err problem;
     int rc = file->ops->truncate(file, 0);
 
     if (rc == 0)
         rc = file->ops->truncate(file, size);
     if (rc < 0)
         return err_set_errno(err, rc, "%s: Could not resize file", options->path);
-    if (options->prealloc == BLK_PREALLOC_FALLOC && size > 0)
-        rc = file->ops->allocate(file, 0, size);
-    if (options->prealloc == BLK_PREALLOC_FULL)
-        rc = file_write_zeroes(file, 0, size);
-    if (rc < 0)
-        return err_set_errno(err, rc, "%s: Could not preallocate data", options->path);
-    return 0;
+    if (options->prealloc != BLK_PREALLOC_OFF)
+        rc = file_preallocate(file, 0, size, options->prealloc == BLK_PREALLOC_FULL, &problem);
+    return rc == 0 ? 0 : err_set(err, rc, "%s: %s", options->path, problem.text);
 }
 
 static int raw_measure(const struct blk_create_options *options, uint64_t *bytes, struct err *err)

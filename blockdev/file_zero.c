@@ -20,3 +20,19 @@ int file_write_zeroes(struct file *file, uint64_t offset, uint64_t length)
     }
     return r;
 }
+
+int file_preallocate(struct file *file, uint64_t offset, uint64_t length, bool by_writing,
+                     struct err *err)
+{
+    int r = 0;
+
+    if (by_writing) {
+        r = file_write_zeroes(file, offset, length);
+    } else if (length > 0) {
+        r = file->ops->allocate(file, offset, length);
+    }
+    return r == 0 ? 0
+                  : err_set_errno(err, r, "Could not %s",
+                                  by_writing ? "write zeros for preallocation"
+                                             : "preallocate new data");
+}

@@ -127,14 +127,10 @@ static int raw_flush(struct blk *blk)
 static int raw_preallocate(struct blk *blk, uint64_t offset, uint64_t length,
                            enum blk_prealloc mode, struct err *err)
 {
-    int r;
-
     if (mode == BLK_PREALLOC_METADATA) {
         return err_set(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
     }
-    r = mode == BLK_PREALLOC_FULL ? file_write_zeroes(blk->file, offset, length)
-                                  : blk->file->ops->allocate(blk->file, offset, length);
-    return r != 0 ? err_set_errno(err, r, "Could not preallocate space in '%s'", blk->path) : 0;
+    return file_preallocate(blk->file, offset, length, mode == BLK_PREALLOC_FULL, err);
 }
 
 static int raw_resize(struct blk *blk, uint64_t size, struct err *err)

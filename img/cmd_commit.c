@@ -245,7 +245,7 @@ static int commit_data(const struct chain *chain, struct progress *progress, str
             rc = blk_pwrite(chain->base, offset, buf, (size_t)length);
         }
         if (rc < 0)
-            return err_set_errno(err, rc, "error while writing at byte %" PRIu64, offset);
+            return err_set_errno(err, rc, "Block job failed");
         offset += length;
         progress_update(progress, offset, total);
     }

@@ -100,14 +100,14 @@ static bool parse_args(int argc, char **argv, struct dd_args *args, int *status)
 static int copy_range(struct blk *source, struct blk *target, uint64_t from, uint64_t end)
 {
     unsigned char *data = aligned_alloc(ALIGNMENT, CHUNK);
-    const char *doing = "reading";
+    bool is_writing = false;
     uint64_t at = from, length;
     int rc = data != NULL ? 0 : -ENOMEM;
 
     for (; at < end && rc == 0; at += length) {
         struct blk_extent extent = {0};
 
-        doing = "reading";
+        is_writing = false;
         rc = extent_map(source, at, end - at, &extent);
         length = extent.length;
         if (rc < 0 || extent_is_zero(&extent))
@@ -115,7 +115,7 @@ static int copy_range(struct blk *source, struct blk *target, uint64_t from, uin
         length = min_u64(end - at, CHUNK - (at - from) % CHUNK);
         rc = blk_pread(source, at, data, (size_t)length);
         if (rc == 0 && !buffer_is_zero(data, (size_t)length)) {
-            doing = "writing";
+            is_writing = true;
             rc = blk_pwrite(target, at - from, data, (size_t)length);
         }
         if (rc < 0)
@@ -125,9 +125,9 @@ static int copy_range(struct blk *source, struct blk *target, uint64_t from, uin
     if (rc < 0) {
         struct err problem;
 
-        img_explain(doing[0] == 'r' ? source : target, rc, &problem);
-        log_error("error while %s %s image file: %s", doing, doing[0] == 'r' ? "input" : "output",
-                  problem.text);
+        img_explain(is_writing ? target : source, rc, &problem);
+        log_error("error while %s image file: %s",
+                  is_writing ? "writing to output" : "reading from input", problem.text);
     }
     return rc;
 }

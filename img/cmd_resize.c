@@ -140,12 +140,7 @@ static int resize(struct blk *blk, const struct resize_args *args, int sign, uin
         log_error("Unsupported preallocation mode: metadata");
         return 1;
     }
-    rc = blk_resize(blk, size, &err);
-    if (rc == 0) {
-        rc = blk_preallocate(blk, old, size - old, args->prealloc, &err);
-        if (rc < 0)
-            (void)blk_resize(blk, old, NULL);
-    }
+    rc = blk_resize_preallocated(blk, size, args->prealloc, &err);
     if (rc < 0) {
         log_error("%s", err.text);
         img_hint_bitmap(rc);

@@ -72,6 +72,7 @@ static int write_data(const struct copier *c, struct copy_slot *slot)
             rc = write_used(c, slot, first, end);
         else if (!c->job->target_is_zero)
             rc = blk_pwrite_zeroes(target, slot->offset + at, length, BLK_REQ_MAY_UNMAP);
+        slot->failed_at = slot->offset + at;
     }
     return rc;
 }
@@ -90,6 +91,7 @@ static int copy_by_kernel(struct copier *c, const struct copy_slot *slot)
 
 static int write_slot(struct copier *c, struct copy_slot *slot)
 {
+    slot->failed_at = slot->offset;
     if (slot->kind == SLOT_DATA || slot->kind == SLOT_COPY)
         pace_wait(&c->pace, slot->length);
     if (slot->kind == SLOT_COPY)
@@ -140,7 +142,8 @@ static int write_all(struct copier *c, struct err *err)
             if (rc == 0)
                 progress_update(c->job->progress, slot->offset + slot->length, c->total);
             else
-                (void)err_set_errno(err, rc, "error while writing at byte %" PRIu64, slot->offset);
+                (void)err_set_errno(err, rc, "error while writing at byte %" PRIu64,
+                                    slot->failed_at);
         }
         give_back(c, slot, rc < 0);
         if (rc < 0)

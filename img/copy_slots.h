@@ -32,7 +32,8 @@ struct copy_slot {
     uint64_t length;
     struct blk *source;
     uint64_t source_offset;
-    int status; /* < 0: it could not be read, and `problem` says why */
+    uint64_t failed_at; /* in the target: what could not be written begins there */
+    int status;         /* < 0: it could not be read, and `problem` says why */
     struct err problem;
     unsigned char *data;
     uint64_t used[COPY_WORDS]; /* a bit a block: to be written */

@@ -90,7 +90,8 @@ void img_explain(struct blk *blk, int code, struct err *problem);
 struct blk *img_open(const struct blk_open_options *options);
 /* The same without the message: *err is the REASON. */
 struct blk *img_try_open(const struct blk_open_options *options, struct err *err);
-/* blk_close(); an error is printed and makes *status 1 (NULL: ignored). NULL is allowed. */
+/* blk_close(); an error makes *status 1 and is printed, unless *status was 1: then another one was (status
+ * NULL: ignored). blk NULL is allowed. */
 void img_close(struct blk *blk, int *status);
 
 /* The line that follows an error about an inconsistent bitmap: nothing when `rc` is another error. */

@@ -72,12 +72,7 @@ static int resize(struct io *io, uint64_t size, enum blk_prealloc mode)
     }
     if (is_raw && mode == BLK_PREALLOC_METADATA)
         return complain(-EINVAL, "Unsupported preallocation mode: metadata");
-    rc = blk_resize(io->blk, size, &err);
-    if (rc == 0 && size > old) {
-        rc = blk_preallocate(io->blk, old, size - old, mode, &err);
-        if (rc < 0)
-            (void)blk_resize(io->blk, old, NULL);
-    }
+    rc = blk_resize_preallocated(io->blk, size, mode, &err);
     return rc < 0 ? complain(rc, err.text) : 0;
 }
 

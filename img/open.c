@@ -78,10 +78,12 @@ void img_close(struct blk *blk, int *status)
 {
     struct err err;
 
-    if (blk_close(blk, &err) < 0 && status != NULL) {
+    if (blk_close(blk, &err) == 0 || status == NULL)
+        return;
+    /* A full disk fails the command, and then what closing has still to write: the first message is enough. */
+    if (*status != 1)
         log_error("%s", err.text);
-        *status = 1;
-    }
+    *status = 1;
 }
 
 const char *img_without_path(const char *text, const char *path)

@@ -71,7 +71,7 @@ static int copy_chunk(struct comparison *c, uint64_t offset, size_t length, stru
     if (rc == 0 && at > run)
         rc = write_old(c, offset + run, c->old_data + run, at - run);
     if (rc < 0)
-        return err_set_errno(err, rc, "error while writing at byte %" PRIu64, offset);
+        return err_set_errno(err, rc, "Error while writing to COW image");
     return 0;
 }
 

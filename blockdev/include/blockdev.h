@@ -373,6 +373,10 @@ int blk_create_measure(const struct blk_create_options *options, uint64_t *bytes
  * -ENOTSUP: a qcow2 image of version 2 with snapshots. */
 int blk_resize(struct blk *blk, uint64_t size, struct err *err);
 
+/* blk_resize() and, for what is gained, blk_preallocate(). When it fails the size is what it was. */
+int blk_resize_preallocated(struct blk *blk, uint64_t size, enum blk_prealloc mode,
+                            struct err *err);
+
 /* Finds room for a range that was gained right before and has not been written to. -ENOTSUP: a mode that
  * the format does not have. When it fails part of it may have been done. */
 int blk_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum blk_prealloc mode,

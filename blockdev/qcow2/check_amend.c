@@ -63,7 +63,7 @@ static int change(struct check *c, unsigned bits, struct err *err)
     c->refblock_entries = c->cluster_size * 8 / bits;
     c->header.refcount_order = (uint32_t)__builtin_ctz(bits);
     r = check_rebuild(c);
-    return r != 0 ? err_set_errno(err, r, "Could not write refcounts of %u bits", bits) : 0;
+    return r != 0 ? err_set_errno(err, r, "Failed to write refblock") : 0;
 }
 
 int qcow2_change_refcount_bits(struct blk *blk, const struct qcow2_header *header, unsigned bits,

@@ -492,6 +492,7 @@ int qcow2_create_write(struct file *file, const struct blk_create_options *optio
 {
     struct layout l;
     uint64_t data_bytes, size;
+    struct err problem;
     int rc;
 
     if (!layout_compute(options, &l))
@@ -508,12 +509,11 @@ int qcow2_create_write(struct file *file, const struct blk_create_options *optio
         rc = file_write_zeroes(file, 0, l.first_data);
     if (rc < 0)
         return err_set_errno(err, rc, "%s: Could not clear the image", options->path);
-    if (options->prealloc == BLK_PREALLOC_FALLOC && data_bytes > 0)
-        rc = file->ops->allocate(file, l.first_data, data_bytes);
-    else if (options->prealloc == BLK_PREALLOC_FULL)
-        rc = file_write_zeroes(file, l.first_data, data_bytes);
+    if (options->prealloc == BLK_PREALLOC_FALLOC || options->prealloc == BLK_PREALLOC_FULL)
+        rc = file_preallocate(file, l.first_data, data_bytes,
+                              options->prealloc == BLK_PREALLOC_FULL, &problem);
     if (rc < 0)
-        return err_set_errno(err, rc, "%s: Could not preallocate data", options->path);
+        return err_set(err, rc, "%s: %s", options->path, problem.text);
     if (options->luks != NULL) {
         rc = write_luks(file, options, &l, err);
         if (rc < 0)
@@ -529,6 +529,6 @@ int qcow2_create_write(struct file *file, const struct blk_create_options *optio
     if (rc == 0)
         rc = write_header(file, options, &l);
     if (rc < 0)
-        return err_set_errno(err, rc, "%s: Could not write the image", options->path);
+        return err_set_errno(err, rc, "%s: Could not write qcow2 header", options->path);
     return 0;
 }

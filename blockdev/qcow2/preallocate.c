@@ -33,7 +33,8 @@ static int prepare(struct qcow2 *q, const struct qcow2_allocation *got, enum blk
 }
 
 /* The same for the whole range of an external data file. Without the lock. */
-static int prepare_data_file(struct qcow2 *q, uint64_t start, uint64_t end, enum blk_prealloc mode)
+static int prepare_data_file(struct qcow2 *q, uint64_t start, uint64_t end, enum blk_prealloc mode,
+                             struct err *err)
 {
     struct file *data = qcow2_data_file(q);
     int r;
@@ -42,15 +43,16 @@ static int prepare_data_file(struct qcow2 *q, uint64_t start, uint64_t end, enum
     if (start >= end) {
         return 0;
     }
-    if (data == NULL) {
-        return -ENOMEDIUM;
+    r = data != NULL ? 0 : -ENOMEDIUM;
+    if (r == 0 && mode != BLK_PREALLOC_FULL) {
+        r = qcow2_data_zero(q, start, end - start, mode == BLK_PREALLOC_METADATA);
     }
-    if (mode == BLK_PREALLOC_FULL) {
-        return file_write_zeroes(data, start, end - start);
+    if (r != 0) {
+        return err_set_errno(err, r, "Could not clear the data file");
     }
-    r = qcow2_data_zero(q, start, end - start, mode == BLK_PREALLOC_METADATA);
-    return r == 0 && mode == BLK_PREALLOC_FALLOC ? data->ops->allocate(data, start, end - start)
-                                                 : r;
+    return mode == BLK_PREALLOC_METADATA
+               ? 0
+               : file_preallocate(data, start, end - start, mode == BLK_PREALLOC_FULL, err);
 }
 
 /* New clusters that read as zeros. */
@@ -165,7 +167,10 @@ int qcow2_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum bl
                        blk->path);
     }
     if (qcow2_has_data_file(q)) {
-        r = prepare_data_file(q, at, end, mode);
+        r = prepare_data_file(q, at, end, mode, err);
+    }
+    if (r != 0) {
+        return r;
     }
     pthread_mutex_lock(&q->lock);
     while (at < end && r == 0) {
@@ -176,5 +181,5 @@ int qcow2_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum bl
     }
     pthread_mutex_unlock(&q->lock);
     r = r == 0 ? qcow2_flush(blk) : r;
-    return r != 0 ? err_set_errno(err, r, "Could not preallocate space in '%s'", blk->path) : 0;
+    return r != 0 ? err_set_errno(err, r, "Allocating clusters failed") : 0;
 }

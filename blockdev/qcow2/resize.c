@@ -12,7 +12,8 @@
  * A smaller device begins with the header: from its sync on nobody looks behind the new end, so that
  * what lies there can be given up in any order (empty.c). A crash leaves the old size and everything,
  * or the new size and perhaps clusters behind it, which the next growth hides and the next shrinking
- * gives up. The L1 table keeps its length, as QEMU's does.
+ * gives up. Nothing that waits to be written has to be there first, so that a growth can be taken back in a
+ * file system that is full. The L1 table keeps its length, as QEMU's does.
  */
 #include "bytes.h"
 #include "checked.h"
@@ -118,7 +119,7 @@ static int grow_data_file(struct qcow2 *q, uint64_t size)
     return r == 0 && data != NULL && old_size < size ? data->ops->truncate(data, size) : r;
 }
 
-static int grow(struct qcow2 *q, uint64_t size)
+static int grow(struct qcow2 *q, uint64_t size, const char **doing)
 {
     struct blk *blk = q->blk;
     uint64_t old_size = blk->length;
@@ -133,6 +134,7 @@ static int grow(struct qcow2 *q, uint64_t size)
         r = qcow2_grow_l1(q, l1_count);
     }
     if (r != 0) {
+        *doing = "Failed to grow the L1 table";
         return r;
     }
     blk->length = size;
@@ -152,12 +154,8 @@ static int grow(struct qcow2 *q, uint64_t size)
 
 static int shrink(struct qcow2 *q, uint64_t size)
 {
-    int r = qcow2_flush(q->blk);
+    int r = qcow2_header_write_size(q, size);
 
-    if (r != 0) {
-        return r;
-    }
-    r = qcow2_header_write_size(q, size);
     r = r != 0 ? qcow2_break(q, r) : qcow2_sync(q);
     if (r != 0) {
         return r;
@@ -179,6 +177,7 @@ static int shrink(struct qcow2 *q, uint64_t size)
 
 int qcow2_resize(struct blk *blk, uint64_t size, struct err *err)
 {
+    const char *doing = NULL;
     int r;
 
     if (size > INT64_MAX) {
@@ -203,9 +202,12 @@ int qcow2_resize(struct blk *blk, uint64_t size, struct err *err)
     if (r != 0) {
         return r;
     }
-    r = size < blk->length ? shrink(qcow2_of(blk), size) : grow(qcow2_of(blk), size);
+    r = size < blk->length ? shrink(qcow2_of(blk), size) : grow(qcow2_of(blk), size, &doing);
     if (r != 0) {
         qcow2_bitmaps_end_resize(qcow2_of(blk), NULL);
+        if (doing != NULL) {
+            return err_set_errno(err, r, "%s", doing);
+        }
         return err_set_errno(err, r, "Could not resize '%s'", blk->path);
     }
     return qcow2_bitmaps_end_resize(qcow2_of(blk), err);
