@@ -3,7 +3,8 @@
  *
  * Time and memory follow the number of references, not the size that a sparse file claims nor how far
  * apart a hostile table's entries lie: chunks of some counters stand in a hash table by their place,
- * and in an array that is put into order when somebody walks over them.
+ * and in an array that is put into order when somebody walks over them. A chunk counts in bytes until one
+ * of its clusters is referred to more often than that.
  */
 #include "checked.h"
 #include "qcow2/check.h"
@@ -12,12 +13,43 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_BITS = 5, CHUNK = 1 << CHUNK_BITS, FIRST_ROOM = 64 };
+enum { CHUNK_BITS = 6, CHUNK = 1 << CHUNK_BITS, FIRST_ROOM = 64 };
 
 struct check_chunk {
     uint64_t index;
-    uint32_t counts[CHUNK];
+    uint32_t *wide; /* if not NULL, it counts and `narrow` does not */
+    uint8_t narrow[CHUNK];
 };
+
+static uint32_t get_count(const struct check_chunk *chunk, uint64_t cluster)
+{
+    size_t i = cluster & (CHUNK - 1);
+
+    return chunk->wide != NULL ? chunk->wide[i] : chunk->narrow[i];
+}
+
+static int widen(struct check_chunk *chunk)
+{
+    chunk->wide = malloc(CHUNK * sizeof(chunk->wide[0]));
+    if (chunk->wide == NULL)
+        return -ENOMEM;
+    for (size_t i = 0; i < CHUNK; i++)
+        chunk->wide[i] = chunk->narrow[i];
+    return 0;
+}
+
+static int set_count(struct check_chunk *chunk, uint64_t cluster, uint32_t count)
+{
+    size_t i = cluster & (CHUNK - 1);
+
+    if (chunk->wide == NULL && count > UINT8_MAX && widen(chunk) < 0)
+        return -ENOMEM;
+    if (chunk->wide != NULL)
+        chunk->wide[i] = count;
+    else
+        chunk->narrow[i] = (uint8_t)count;
+    return 0;
+}
 
 void check_refs_init(struct check_refs *refs, uint64_t clusters)
 {
@@ -31,8 +63,10 @@ void check_refs_grow(struct check_refs *refs, uint64_t clusters)
 
 void check_refs_clear(struct check_refs *refs)
 {
-    for (size_t i = 0; i < refs->count; i++)
+    for (size_t i = 0; i < refs->count; i++) {
+        free(refs->chunks[i]->wide);
         free(refs->chunks[i]);
+    }
     if (refs->room > 0)
         memset(refs->slots, 0, refs->room * sizeof(struct check_chunk *));
     refs->count = 0;
@@ -106,13 +140,13 @@ uint32_t check_refs_get(const struct check_refs *refs, uint64_t cluster)
 {
     const struct check_chunk *chunk = find(refs, cluster);
 
-    return chunk != NULL ? chunk->counts[cluster & (CHUNK - 1)] : 0;
+    return chunk != NULL ? get_count(chunk, cluster) : 0;
 }
 
 int check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times)
 {
     struct check_chunk *chunk;
-    uint32_t *count;
+    uint32_t count;
 
     if (cluster >= refs->clusters)
         return 0;
@@ -121,9 +155,8 @@ int check_refs_add(struct check_refs *refs, uint64_t cluster, uint32_t times)
         chunk = add_chunk(refs, cluster >> CHUNK_BITS);
     if (chunk == NULL)
         return -ENOMEM;
-    count = &chunk->counts[cluster & (CHUNK - 1)];
-    *count = *count > UINT32_MAX - times ? UINT32_MAX : *count + times;
-    return 0;
+    count = get_count(chunk, cluster);
+    return set_count(chunk, cluster, count > UINT32_MAX - times ? UINT32_MAX : count + times);
 }
 
 uint32_t check_refs_take(struct check_refs *refs, uint64_t cluster)
@@ -132,8 +165,8 @@ uint32_t check_refs_take(struct check_refs *refs, uint64_t cluster)
     uint32_t count = 0;
 
     if (chunk != NULL) {
-        count = chunk->counts[cluster & (CHUNK - 1)];
-        chunk->counts[cluster & (CHUNK - 1)] = 0;
+        count = get_count(chunk, cluster);
+        (void)set_count(chunk, cluster, 0); /* which takes no memory */
     }
     return count;
 }
@@ -175,7 +208,7 @@ bool check_refs_next(struct check_refs *refs, uint64_t *cluster, uint64_t stop)
         for (uint64_t at = max_u64(first, *cluster); at < first + CHUNK; at++) {
             if (at >= stop)
                 return false;
-            if (chunk->counts[at - first] != 0) {
+            if (get_count(chunk, at) != 0) {
                 *cluster = at;
                 return true;
             }
