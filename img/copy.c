@@ -21,8 +21,7 @@
 enum {
     ALIGNMENT = 4096,
     RAW_BLOCK = 4096,
-    COMPRESS_WINDOW = 512 << 10, /* where clusters are not larger */
-    COMPRESS_SHARE = 64 << 10,   /* what one thread of the compressor takes at least */
+    COMPRESS_SHARE = 64 << 10, /* what one thread of the compressor takes at least */
     MIN_SLOTS = 4,
 };
 
@@ -165,11 +164,10 @@ static void choose_slots(struct copier *c)
 {
     uint64_t cpus = img_processors(), wanted;
 
+    c->window = max_u64(c->block, COPY_WINDOW);
     if (c->job->compress) {
-        c->window = max_u64(c->block, COMPRESS_WINDOW);
         wanted = 2 * cpus * max_u64(c->block, COMPRESS_SHARE) / c->window + 2;
     } else {
-        c->window = COPY_WINDOW;
         wanted = min_u64(cpus, COPY_READERS) + 2;
     }
     c->slot_count = (unsigned)min_u64(max_u64(wanted, MIN_SLOTS), COPY_SLOTS);

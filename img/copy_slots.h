@@ -18,9 +18,9 @@
 #include <stdatomic.h>
 
 enum {
-    COPY_WINDOW = 2 << 20, /* at most */
-    COPY_SLOTS = 16,       /* at most */
-    COPY_READERS = 8,      /* at most */
+    COPY_WINDOW = 256 << 10, /* where clusters are not larger */
+    COPY_SLOTS = 16,         /* at most */
+    COPY_READERS = 8,        /* at most */
     COPY_SECTOR = 512,
     COPY_WORDS = COPY_WINDOW / COPY_SECTOR / 64,
 };

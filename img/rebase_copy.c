@@ -16,13 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 2 << 20, ALIGNMENT = 4096, DEFAULT_UNIT = 65536 };
+enum { MIN_CHUNK = 512 << 10, ALIGNMENT = 4096, DEFAULT_UNIT = 65536 };
 
 struct comparison {
     struct blk *overlay;
     struct blk *old_base, *new_base; /* NULL: none */
     struct extent_pair bases;
-    uint64_t unit; /* what is compared and copied as a whole */
+    uint64_t unit;  /* what is compared and copied as a whole */
+    uint64_t chunk; /* of both chains that is read at once: whole units */
     bool compress;
     unsigned char *old_data, *new_data;
 };
@@ -111,7 +112,7 @@ static int copy_step(struct comparison *c, uint64_t offset, uint64_t *length, st
         if (extent_same_storage(&c->bases, &old_extent, &new_extent))
             return 0;
     }
-    *length = min_u64(*length, CHUNK - offset % CHUNK);
+    *length = min_u64(*length, c->chunk - offset % c->chunk);
     return copy_chunk(c, offset, (size_t)*length, err);
 }
 
@@ -150,11 +151,12 @@ int rebase_copy(struct blk *overlay, struct blk *new_base, bool compress, struct
         .bases = {.a = blk_backing(overlay), .b = new_base},
         .unit = cluster_size != 0 ? cluster_size : DEFAULT_UNIT,
         .compress = compress,
-        .old_data = aligned_alloc(ALIGNMENT, CHUNK),
-        .new_data = aligned_alloc(ALIGNMENT, CHUNK),
     };
     int rc;
 
+    c.chunk = max_u64(c.unit, MIN_CHUNK);
+    c.old_data = aligned_alloc(ALIGNMENT, c.chunk);
+    c.new_data = aligned_alloc(ALIGNMENT, c.chunk);
     if (c.old_data == NULL || c.new_data == NULL)
         rc = err_set(err, -ENOMEM, "out of memory");
     else

@@ -7,6 +7,7 @@ asynchronous I/O engines that its qemu-img has for a page-cached file. BENCH_DIR
 lie (default: TMPDIR or /tmp); QUICK=1 measures less; an argument measures only the rows that hold it.
 """
 
+import functools
 import os
 import pathlib
 import re
@@ -15,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import time
 
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
@@ -61,6 +61,7 @@ class Bench:
         self.guests = build / "guest"
         self.build = build
         self.boot_seconds = {}
+        self.runs = {}
 
     # ---- images ----
 
@@ -269,8 +270,8 @@ class Bench:
 
     # ---- whole commands ----
 
-    def commands(self, ours, peer, limit=None, before=None, index=0):
-        """A row of processes: index 0 wall seconds, 1 CPU seconds, 2 max RSS."""
+    def commands(self, ours, peer, limit=None, before=None):
+        """Processes side by side: of each its runs, as (wall seconds, CPU seconds, max RSS); see column()."""
         results = ([], [], [])
         for _ in range(ROUNDS):
             for row, argv in zip(results, (ours, peer, limit)):
@@ -278,8 +279,17 @@ class Bench:
                     if before:
                         before()
                     os.sync()  # what one run left to be written must not slow the next one down
-                    row.append(timed(*argv)[index])
-        return results[0], results[1], results[2], ""
+                    row.append(timed(*argv))
+        return results
+
+    def column(self, index, name, method, *arguments, **options):
+        """A row of what commands() measured for `method`; another of the same name is of the same runs."""
+        if name not in self.runs:
+            self.runs[name] = method(*arguments, **options)
+        ours, peer, limit = self.runs[name]
+        # A copy by cp is no limit of memory.
+        return [run[index] for run in ours], [run[index] for run in peer], \
+            [run[index] for run in limit] if index == 0 else None, ""
 
     def create(self):
         out = self.path("created.qcow2")
@@ -287,12 +297,12 @@ class Bench:
         return self.commands([self.img] + args, ["qemu-img"] + args,
                              before=lambda: out.unlink(missing_ok=True))
 
-    def convert(self, source, source_format, out_format, *options, index=0):
+    def convert(self, source, source_format, out_format, *options):
         out = self.path("converted")
         args = ["convert", *options, "-f", source_format, "-O", out_format, self.path(source), out]
         return self.commands([self.img] + args, ["qemu-img"] + args,
                              ["cp", "--sparse=never", "--reflink=never", self.path(source), out],
-                             before=lambda: out.unlink(missing_ok=True), index=index)
+                             before=lambda: out.unlink(missing_ok=True))
 
     def files(self):
         """A quarter of the disk, of this machine's own programs and libraries: what compresses as disks do."""
@@ -308,9 +318,8 @@ class Bench:
                 out.write(os.urandom(left))
         return image.name
 
-    def compress(self, kind, index=0):
-        return self.convert(self.files(), "raw", "qcow2", "-c", "-o", "compression_type=" + kind,
-                            index=index)
+    def compress(self, kind):
+        return self.convert(self.files(), "raw", "qcow2", "-c", "-o", "compression_type=" + kind)
 
     def decompress(self, kind):
         packed = self.path("packed-%s.qcow2" % kind)
@@ -366,10 +375,9 @@ class Bench:
         args = ["commit", "-f", "qcow2", top]
         return self.commands([self.img] + args, ["qemu-img"] + args, before=before)
 
-    def open_chain(self, depth, index=0, count=1):
+    def open_chain(self, depth, count=1):
         args = ["-c", count, "-d", 1, "-S", STRIDE, self.path("chain%d.qcow2" % depth)]
-        return self.commands([self.engine] + args, ["qemu-img", "bench", "-f", "qcow2"] + args,
-                             index=index)
+        return self.commands([self.engine] + args, ["qemu-img", "bench", "-f", "qcow2"] + args)
 
     # ---- machines, on this host's /dev/kvm ----
 
@@ -537,6 +545,26 @@ def rows(bench):
               lambda i=index, e=extended: bench.first_writes(i, e))
              for extended, suffix in ((False, ""), (True, ", extended L2"))
              for index, name in enumerate(("written", "allocated"))]
+    commands = [(prefix + name, show, down, functools.partial(bench.column, index, name, *what))
+                for name, *what in (
+                    ("open and close a 100 GB overlay for writing", bench.open_large),
+                    ("open a chain of 100", bench.open_chain, 100),
+                    ("create an overlay", bench.create),
+                    ("convert raw to qcow2", bench.convert, "base.raw", "raw", "qcow2"),
+                    ("convert qcow2 to raw", bench.convert, "base.qcow2", "qcow2", "raw"),
+                    ("convert to zlib", bench.compress, "zlib"),
+                    ("convert to zstd", bench.compress, "zstd"),
+                    ("convert from zlib", bench.decompress, "zlib"),
+                    ("convert from zstd", bench.decompress, "zstd"),
+                    ("compare", bench.compare),
+                    ("rebase", bench.rebase),
+                    ("check", bench.check),
+                    ("check 1,000,000 clusters", bench.check_large),
+                    ("commit half of the disk", bench.commit))
+                for index, prefix, show in ((0, "", millis), (2, "memory, ", mebis))]
+    commands += [("memory, chain of %d after reads" % depth, mebis, down,
+                  lambda d=depth: bench.column(2, "chain %d" % d, bench.open_chain, d, count=20000))
+                 for depth in (1, 100)]
     return [
         ("4K random read, overlay on full base, depth 32", kilo, up, random(READS, 32)),
         ("4K random read, overlay on full base, depth 1", kilo, up, random(READS // 2, 1)),
@@ -571,28 +599,7 @@ def rows(bench):
          random(READS // 20, 1, direct=True)),
         ("1M sequential read, depth 4", rate, up,
          lambda: bench.requests(IMAGE // MIB * 4, 4, MIB, MIB)),
-        ("open and close a 100 GB overlay for writing", millis, down, bench.open_large),
-        ("open a chain of 100", millis, down, lambda: bench.open_chain(100)),
-        ("memory, chain of 1 after reads", mebis, down,
-         lambda: bench.open_chain(1, index=2, count=20000)),
-        ("memory, chain of 100 after reads", mebis, down,
-         lambda: bench.open_chain(100, index=2, count=20000)),
-        ("create an overlay", millis, down, bench.create),
-        ("convert raw to qcow2", millis, down, lambda: bench.convert("base.raw", "raw", "qcow2")),
-        ("convert qcow2 to raw", millis, down,
-         lambda: bench.convert("base.qcow2", "qcow2", "raw")),
-        ("convert to zlib", millis, down, lambda: bench.compress("zlib")),
-        ("convert to zstd", millis, down, lambda: bench.compress("zstd")),
-        ("convert from zlib", millis, down, lambda: bench.decompress("zlib")),
-        ("convert from zstd", millis, down, lambda: bench.decompress("zstd")),
-        ("memory, convert raw to qcow2", mebis, down,
-         lambda: bench.convert("base.raw", "raw", "qcow2", index=2)),
-        ("memory, convert to zstd", mebis, down, lambda: bench.compress("zstd", index=2)),
-        ("compare", millis, down, bench.compare),
-        ("rebase", millis, down, bench.rebase),
-        ("check", millis, down, bench.check),
-        ("check 1,000,000 clusters", millis, down, bench.check_large),
-        ("commit half of the disk", millis, down, bench.commit),
+        *commands,
         ("start a machine, CPU time", millis, down, lambda: bench.start("microvm", 1)),
         ("start a machine, wall time", millis, down, lambda: bench.start("microvm", 0)),
         ("start a machine, wall time, q35", millis, down, lambda: bench.start("q35", 0)),
