@@ -26,14 +26,10 @@ int qcow2_cache_init(struct qcow2 *q, uint64_t bytes)
 {
     struct qcow2_cache *cache = &q->cache;
     uint64_t limit = (bytes != 0 ? bytes : DEFAULT_CACHE_BYTES) >> q->slice_bits;
-    unsigned buckets = 64;
 
     cache->limit = (unsigned)min_u64(max_u64(limit, MIN_SLICES), INT32_MAX);
-    while (buckets < cache->limit && buckets < MAX_BUCKETS) {
-        buckets *= 2;
-    }
-    cache->bucket_mask = buckets - 1;
-    cache->buckets = calloc(buckets, sizeof(struct qcow2_slice *));
+    cache->bucket_mask = MIN_SLICES - 1;
+    cache->buckets = calloc(MIN_SLICES, sizeof(struct qcow2_slice *));
     return cache->buckets != NULL ? 0 : -ENOMEM;
 }
 
@@ -65,6 +61,14 @@ static struct qcow2_slice *find(struct qcow2 *q, uint64_t offset)
     return s;
 }
 
+static void link_slice(struct qcow2 *q, struct qcow2_slice *slice)
+{
+    struct qcow2_slice **bucket = bucket_of(q, slice->offset);
+
+    slice->next_in_bucket = *bucket;
+    *bucket = slice;
+}
+
 static void unlink_slice(struct qcow2 *q, struct qcow2_slice *slice)
 {
     struct qcow2_slice **link;
@@ -78,6 +82,26 @@ static void unlink_slice(struct qcow2 *q, struct qcow2_slice *slice)
     slice->offset = NOWHERE;
 }
 
+/* As many buckets as slices: most layers of a long chain have few. Without memory they stay as they are. */
+static void add_buckets(struct qcow2 *q, unsigned count)
+{
+    struct qcow2_cache *cache = &q->cache;
+    struct qcow2_slice **buckets =
+        count <= MAX_BUCKETS ? calloc(count, sizeof(struct qcow2_slice *)) : NULL;
+
+    if (buckets == NULL) {
+        return;
+    }
+    free(cache->buckets);
+    cache->buckets = buckets;
+    cache->bucket_mask = count - 1;
+    for (unsigned i = 0; i < cache->count; i++) {
+        if (cache->slices[i]->offset != NOWHERE) {
+            link_slice(q, cache->slices[i]);
+        }
+    }
+}
+
 static struct qcow2_slice *add_slice(struct qcow2 *q)
 {
     struct qcow2_cache *cache = &q->cache;
@@ -85,7 +109,7 @@ static struct qcow2_slice *add_slice(struct qcow2 *q)
     struct qcow2_slice *slice;
 
     if (cache->count == cache->room) {
-        unsigned room = cache->room != 0 ? cache->room * 2 : 64;
+        unsigned room = cache->room != 0 ? cache->room * 2 : MIN_SLICES;
         struct qcow2_slice **slices = realloc(cache->slices, room * sizeof(struct qcow2_slice *));
 
         if (slices == NULL) {
@@ -93,6 +117,7 @@ static struct qcow2_slice *add_slice(struct qcow2 *q)
         }
         cache->slices = slices;
         cache->room = room;
+        add_buckets(q, room);
     }
     slice = calloc(1, sizeof(*slice));
     if (slice == NULL) {
@@ -141,7 +166,7 @@ static int load(struct qcow2 *q, struct qcow2_slice *slice, bool may_wait)
 static int get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset, bool may_wait,
                struct qcow2_slice **out)
 {
-    struct qcow2_slice *slice, **bucket;
+    struct qcow2_slice *slice;
     int r;
 
     while ((slice = find(q, offset)) != NULL && slice->loading) {
@@ -171,9 +196,7 @@ static int get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset, boo
     slice->pins = 1;
     slice->used = true;
     slice->loading = true;
-    bucket = bucket_of(q, offset);
-    slice->next_in_bucket = *bucket;
-    *bucket = slice;
+    link_slice(q, slice);
 
     pthread_mutex_unlock(&q->lock);
     r = load(q, slice, may_wait);
