@@ -19,6 +19,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { CHUNK = 2 << 20, ALIGNMENT = 4096, MAX_LAYERS = 4096 };
 
@@ -30,8 +31,14 @@ struct commit_args {
     bool quiet, progress, drop;
 };
 
+struct layer {
+    struct blk *blk;
+    dev_t device; /* which file it is; 0, 0: not known */
+    ino_t inode;
+};
+
 struct chain {
-    struct blk **layers; /* the overlay first */
+    struct layer *layers; /* the overlay first */
     unsigned count;
     struct blk *base;
 };
@@ -78,7 +85,8 @@ static bool parse_args(int argc, char **argv, struct commit_args *args, int *sta
 
 static bool add_layer(struct chain *chain, struct blk *blk)
 {
-    struct blk **layers = realloc(chain->layers, (chain->count + 1) * sizeof(struct blk *));
+    struct layer *layers = realloc(chain->layers, (chain->count + 1) * sizeof(layers[0]));
+    struct stat st = {0};
 
     if (layers == NULL) {
         log_error("out of memory");
@@ -86,17 +94,23 @@ static bool add_layer(struct chain *chain, struct blk *blk)
         return false;
     }
     chain->layers = layers;
-    chain->layers[chain->count++] = blk;
+    (void)stat(blk_path(blk), &st);
+    chain->layers[chain->count++] =
+        (struct layer){.blk = blk, .device = st.st_dev, .inode = st.st_ino};
     return true;
 }
 
 static bool is_loop(const struct chain *chain, const char *path)
 {
+    struct stat st;
+
+    if (stat(path, &st) != 0)
+        return false; /* opening it says why */
     for (unsigned i = 0; i < chain->count; i++) {
-        if (img_same_file(blk_path(chain->layers[i]), path))
+        if (chain->layers[i].device == st.st_dev && chain->layers[i].inode == st.st_ino)
             return true;
     }
-    return chain->count >= MAX_LAYERS;
+    return chain->count > MAX_LAYERS; /* the top is not below itself */
 }
 
 static bool is_base(const struct commit_args *args, const struct blk_info *info)
@@ -112,7 +126,7 @@ static bool look_below(const struct commit_args *args, const struct chain *chain
 {
     struct err err;
 
-    if (blk_get_info(chain->layers[chain->count - 1], info, &err) < 0) {
+    if (blk_get_info(chain->layers[chain->count - 1].blk, info, &err) < 0) {
         log_error("%s", err.text);
         return false;
     }
@@ -172,7 +186,7 @@ static void chain_close(struct chain *chain, int *status)
 {
     img_close(chain->base, status);
     for (unsigned i = 0; i < chain->count; i++)
-        img_close(chain->layers[i], status);
+        img_close(chain->layers[i].blk, status);
     free(chain->layers);
 }
 
@@ -183,7 +197,7 @@ static int find_layer(const struct chain *chain, uint64_t offset, uint64_t lengt
 {
     *layer = NULL;
     for (unsigned i = 0; i < chain->count; i++) {
-        struct blk *blk = chain->layers[i];
+        struct blk *blk = chain->layers[i].blk;
         int rc;
 
         if (offset >= blk_length(blk)) {
@@ -222,7 +236,7 @@ static int commit_zeros(struct blk *base, uint64_t offset, uint64_t *length)
 static int commit_data(const struct chain *chain, struct progress *progress, struct pace *pace,
                        void *buf, struct err *err)
 {
-    uint64_t total = blk_length(chain->layers[0]);
+    uint64_t total = blk_length(chain->layers[0].blk);
 
     for (uint64_t offset = 0; offset < total;) {
         struct blk_extent extent;
@@ -254,7 +268,7 @@ static int commit_data(const struct chain *chain, struct progress *progress, str
 
 static int commit(const struct commit_args *args, const struct chain *chain)
 {
-    uint64_t total = blk_length(chain->layers[0]);
+    uint64_t total = blk_length(chain->layers[0].blk);
     void *buf = aligned_alloc(ALIGNMENT, CHUNK);
     struct pace pace = {.rate = args->rate};
     struct progress progress;
@@ -277,7 +291,7 @@ static int commit(const struct commit_args *args, const struct chain *chain)
             (void)err_set_errno(&err, rc, "Could not flush '%s'", blk_path(chain->base));
     }
     if (rc == 0 && !args->drop)
-        rc = blk_make_empty(chain->layers[0], &err);
+        rc = blk_make_empty(chain->layers[0].blk, &err);
     progress_end(&progress, rc == 0);
     if (rc < 0) {
         log_error("%s", err.text);
