@@ -30,7 +30,8 @@ enum {
     LUKS_UUID = 40,
     LUKS_STRIPES = 4000, /* what all programs use, and QEMU demands */
     LUKS_MAX_KEY = 64,
-    LUKS_MIN_ITERATIONS = 1000, /* of what we make */
+    LUKS_MIN_ITERATIONS = 1000,    /* of what we make */
+    LUKS_DEFAULT_ITER_TIME = 2000, /* milliseconds */
     /* Hostile images: about 20 s of one processor for a slot, and for checking what came out of it. */
     LUKS_MAX_ITERATIONS = 1 << 25,
     LUKS_MAX_PASSPHRASE = 64 << 10,
@@ -62,13 +63,39 @@ void luks_header_encode(const struct luks_header *header, uint8_t raw[LUKS_HEADE
 /* Bytes that the key material of one slot takes: whole sectors. */
 size_t luks_material_bytes(const struct luks_header *header);
 
+/* The caller keeps the bytes. */
+struct luks_passphrase {
+    const void *bytes;
+    size_t length;
+};
+
+/* Where a header's key material is. */
+struct luks_area {
+    int (*read)(void *opaque, uint64_t offset, void *buf, size_t length);
+    void *opaque;
+    uint32_t max_iterations; /* more in a header are -EINVAL; 0: LUKS_MAX_ITERATIONS */
+};
+
 /* Tries the passphrase on each active slot. -EKEYREJECTED: it opens none. -ENOTSUP names an algorithm
- * that is not known; -EINVAL: more iterations than `max_iterations` (0: LUKS_MAX_ITERATIONS). `read`
- * reads from the area. */
-int luks_unlock(const struct luks_header *header,
-                int (*read)(void *opaque, uint64_t offset, void *buf, size_t length), void *opaque,
-                const void *passphrase, size_t passphrase_bytes, uint32_t max_iterations,
-                struct sector_cipher **out, struct err *err);
+ * that is not known; -EINVAL: too many iterations. */
+int luks_unlock(const struct luks_header *header, const struct luks_area *area,
+                const struct luks_passphrase *passphrase, struct sector_cipher **out,
+                struct err *err);
+
+/* Leaves in *slots, of which bit n is slot n, the active ones that it opens. There may be none: 0. */
+int luks_find_slots(const struct luks_header *header, const struct luks_area *area,
+                    const struct luks_passphrase *passphrase, unsigned *slots, struct err *err);
+
+/* What a slot takes to be opened by `added` from now on: its salt and iterations into *slot, whose other
+ * fields are left alone, its key material into `material` (luks_material_bytes()), which does not
+ * depend on the slot. `opens` gives the master key: errors as of luks_unlock(). The derivation shall take
+ * `iter_time` milliseconds; 0: LUKS_MIN_ITERATIONS. Nothing is written. */
+int luks_add_key(const struct luks_header *header, const struct luks_area *area,
+                 const struct luks_passphrase *opens, const struct luks_passphrase *added,
+                 uint64_t iter_time, struct luks_slot *slot, uint8_t *material, struct err *err);
+
+/* Random bytes over what key material was. -EIO; -ENOTSUP: there is no libcrypto. */
+int luks_random(uint8_t *bytes, size_t length);
 
 struct luks_format_options {
     /* QEMU's names; NULL: its defaults. */
@@ -88,7 +115,7 @@ int luks_format_plan(const struct luks_format_options *options, struct luks_head
  * has room for luks_material_bytes(), to be written at slots[0].key_offset. The area is payload_offset
  * bytes long; its other bytes are zeros. *out as luks_unlock() would give it; NULL: not wanted. */
 int luks_format(const struct luks_format_options *options, struct luks_header *header,
-                const void *passphrase, size_t passphrase_bytes, uint8_t *material,
+                const struct luks_passphrase *passphrase, uint8_t *material,
                 struct sector_cipher **out, struct err *err);
 
 /* ---- luks_af.c: the anti-forensic splitter; `digest` is a name of libcrypto ---- */

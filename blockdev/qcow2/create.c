@@ -464,7 +464,7 @@ static int write_l2_tables(struct file *file, const struct blk_create_options *o
 static int write_luks(struct file *file, const struct blk_create_options *options, struct layout *l,
                       struct err *err)
 {
-    const struct blk_key *key = &options->luks->key;
+    const struct luks_passphrase key = {options->luks->key.bytes, options->luks->key.length};
     const struct luks_format_options luks = luks_options_of(options);
     unsigned char raw[LUKS_HEADER_BYTES];
     size_t bytes = luks_material_bytes(&l->luks);
@@ -472,7 +472,7 @@ static int write_luks(struct file *file, const struct blk_create_options *option
     int rc = material != NULL ? 0 : err_set_errno(err, -ENOMEM, "%s", options->path);
 
     if (rc == 0) {
-        rc = luks_format(&luks, &l->luks, key->bytes, key->length, material, NULL, err);
+        rc = luks_format(&luks, &l->luks, &key, material, NULL, err);
         if (rc < 0)
             err_prefix(err, rc, "%s", options->path);
     }

@@ -36,9 +36,15 @@ static int read_area(void *opaque, uint64_t offset, void *buf, size_t length)
     return file_pread(q->file, q->header.luks_offset + offset, buf, length);
 }
 
+struct luks_area qcow2_crypto_area(struct qcow2 *q)
+{
+    return (struct luks_area){.read = read_area, .opaque = q};
+}
+
 static int unlock(struct qcow2 *q, const struct blk_open_options *options, struct err *err)
 {
     const struct blk_key *key = options->key_count != 0 ? &options->keys[0] : NULL;
+    struct luks_area area = qcow2_crypto_area(q);
 
     if (options->metadata_only || options->for_check) {
         return 0;
@@ -46,8 +52,9 @@ static int unlock(struct qcow2 *q, const struct blk_open_options *options, struc
     if (key == NULL || key->bytes == NULL) {
         return err_set(err, -ENOKEY, "The image is encrypted and no key for it was given");
     }
-    return luks_unlock(&q->crypto->luks, read_area, q, key->bytes, key->length,
-                       options->max_key_iterations, &q->crypto->cipher, err);
+    area.max_iterations = options->max_key_iterations;
+    return luks_unlock(&q->crypto->luks, &area, &(struct luks_passphrase){key->bytes, key->length},
+                       &q->crypto->cipher, err);
 }
 
 int qcow2_crypto_open(struct qcow2 *q, const struct blk_open_options *options, struct err *err)

@@ -300,6 +300,8 @@ int qcow2_data_zero(struct qcow2 *q, uint64_t offset, uint64_t length, bool punc
  * sectors of 512 bytes, whose numbers are their places in the file. */
 int qcow2_crypto_open(struct qcow2 *q, const struct blk_open_options *options, struct err *err);
 void qcow2_crypto_free(struct qcow2 *q);
+/* Where its key material is; lives as long as the layer. */
+struct luks_area qcow2_crypto_area(struct qcow2 *q);
 bool qcow2_encryption(struct blk *blk, struct blk_encryption *encryption);
 /* Whole sectors; the vector is only read. */
 int qcow2_crypto_pwritev(struct qcow2 *q, struct file *file, uint64_t host_offset,

@@ -1,6 +1,6 @@
 /*
- * test_luks.c - the LUKS1 header, the anti-forensic splitter and the sector cipher, against qemu-img,
- * against vectors that were computed independently, and against headers that lie.
+ * test_luks.c - the LUKS1 header, its key slots and the anti-forensic splitter, against qemu-img, against
+ * vectors that were computed independently, and against headers that lie.
  */
 #include "fixture.h"
 
@@ -77,12 +77,18 @@ static void open_default_image(struct image *image)
     load_image(image);
 }
 
+static struct luks_passphrase phrase(const char *text)
+{
+    return (struct luks_passphrase){text, strlen(text)};
+}
+
 static int unlock(struct image *image, const char *passphrase, struct sector_cipher **out)
 {
+    const struct luks_area area = {.read = read_area, .opaque = image};
+    const struct luks_passphrase given = phrase(passphrase);
     struct err err = {""};
 
-    return luks_unlock(&image->header, read_area, image, passphrase, strlen(passphrase), 0, out,
-                       &err);
+    return luks_unlock(&image->header, &area, &given, out, &err);
 }
 
 static void opens_what_qemu_makes(void **state)
@@ -147,13 +153,14 @@ static void makes_what_it_opens(void **state)
         struct sector_cipher *cipher = NULL, *same = NULL;
         uint8_t raw[LUKS_HEADER_BYTES], plain[1024], packed[1024], *material;
         struct iovec iov = {.iov_base = plain, .iov_len = sizeof(plain)};
+        const struct luks_passphrase given = phrase(key);
         struct image image = {.file = tmpfile()};
         struct err err = {""};
 
         assert_int_equal(luks_format_plan(&options[i], &header, &err), 0);
         material = calloc(1, luks_material_bytes(&header));
         assert_non_null(material);
-        if (luks_format(&options[i], &header, key, strlen(key), material, &cipher, &err) != 0) {
+        if (luks_format(&options[i], &header, &given, material, &cipher, &err) != 0) {
             fail_msg("%s", err.text);
         }
         luks_header_encode(&header, raw);
@@ -264,72 +271,6 @@ static void merging_undoes_splitting(void **state)
                      -ENOTSUP);
 }
 
-/* ---- the cipher ---- */
-
-/* IEEE 1619, vector 4 (AES-128, sector 0: the bytes 0 to 255 twice): its first block. */
-static void xts_is_the_standards(void **state)
-{
-    static const uint8_t keys[32] = {
-        0x27, 0x18, 0x28, 0x18, 0x28, 0x45, 0x90, 0x45, 0x23, 0x53, 0x60,
-        0x28, 0x74, 0x71, 0x35, 0x26, 0x31, 0x41, 0x59, 0x26, 0x53, 0x58,
-        0x97, 0x93, 0x23, 0x84, 0x62, 0x64, 0x33, 0x83, 0x27, 0x95,
-    };
-    static const uint8_t first[16] = {0x27, 0xa7, 0x47, 0x9b, 0xef, 0xa1, 0xd4, 0x76,
-                                      0x48, 0x9f, 0x30, 0x8c, 0xd4, 0xcf, 0xa6, 0xe2};
-    struct sector_cipher_spec spec;
-    struct sector_cipher *cipher;
-    uint8_t plain[512], packed[512];
-    struct iovec iov = {.iov_base = plain, .iov_len = sizeof(plain)};
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(plain); i++) {
-        plain[i] = (uint8_t)i;
-    }
-    assert_int_equal(sector_cipher_parse(&spec, "aes", "xts-plain64", 32, NULL), 0);
-    assert_int_equal(sector_cipher_create(&spec, keys, &cipher), 0);
-    assert_int_equal(sector_cipher_encrypt(cipher, 0, &iov, 1, 0, packed, sizeof(packed)), 0);
-    assert_memory_equal(packed, first, sizeof(first));
-    sector_cipher_destroy(cipher);
-}
-
-/* Sectors that lie across the pieces of a vector, from any byte on. */
-static void vectors_may_be_cut_anywhere(void **state)
-{
-    enum { LENGTH = 5 * 512, SKIP = 37 };
-    static const size_t cuts[] = {1, 511, 512, 513, 700, 0, 300, 2000};
-    static const uint8_t keys[64] = {1, 2, 3};
-    uint8_t plain[SKIP + LENGTH], back[SKIP + LENGTH] = {0}, packed[LENGTH], flat[LENGTH];
-    struct iovec iov[ARRAY_LEN(cuts)], to[ARRAY_LEN(cuts)], whole;
-    struct sector_cipher_spec spec;
-    struct sector_cipher *cipher;
-    size_t at = 0;
-    int n = 0;
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(plain); i++) {
-        plain[i] = (uint8_t)(i * i >> 3);
-    }
-    for (size_t i = 0; i < ARRAY_LEN(cuts) && at < sizeof(plain); i++, n++) {
-        size_t length = min_u64(cuts[i], sizeof(plain) - at);
-
-        iov[n] = (struct iovec){.iov_base = plain + at, .iov_len = length};
-        to[n] = (struct iovec){.iov_base = back + at, .iov_len = length};
-        at += length;
-    }
-    whole = (struct iovec){.iov_base = plain + SKIP, .iov_len = LENGTH};
-    assert_int_equal(sector_cipher_parse(&spec, "aes", "xts-plain64", 64, NULL), 0);
-    assert_int_equal(sector_cipher_create(&spec, keys, &cipher), 0);
-    assert_int_equal(sector_cipher_encrypt(cipher, 3, iov, n, SKIP, packed, LENGTH), 0);
-    assert_int_equal(sector_cipher_encrypt(cipher, 3, &whole, 1, 0, flat, LENGTH), 0);
-    assert_memory_equal(packed, flat, LENGTH);
-    assert_int_equal(sector_cipher_decrypt(cipher, 3, packed, to, n, SKIP, LENGTH), 0);
-    assert_memory_equal(back + SKIP, plain + SKIP, LENGTH);
-    for (size_t i = 0; i < SKIP; i++) {
-        assert_int_equal(back[i], 0);
-    }
-    sector_cipher_destroy(cipher);
-}
-
 /* ---- headers that lie ---- */
 
 static void hostile_headers_are_refused(void **state)
@@ -398,34 +339,32 @@ static void what_a_header_asks_for_is_bounded(void **state)
     struct luks_header header;
     struct err err = {""};
     struct image image;
+    struct luks_area area = {.read = read_area, .opaque = &image};
+    const struct luks_passphrase given = phrase(key);
 
     (void)state;
     open_default_image(&image);
     header = image.header;
     header.slots[0].iterations = LUKS_MAX_ITERATIONS + 1;
-    assert_int_equal(luks_unlock(&header, read_area, &image, key, strlen(key), 0, &cipher, &err),
-                     -EINVAL);
+    assert_int_equal(luks_unlock(&header, &area, &given, &cipher, &err), -EINVAL);
     assert_non_null(strstr(err.text, "iterations"));
     header = image.header;
     header.digest_iterations = UINT32_MAX;
-    assert_int_equal(luks_unlock(&header, read_area, &image, key, strlen(key), 0, &cipher, &err),
-                     -EINVAL);
+    assert_int_equal(luks_unlock(&header, &area, &given, &cipher, &err), -EINVAL);
     header = image.header;
-    assert_int_equal(luks_unlock(&header, read_area, &image, key, strlen(key), 10, &cipher, &err),
-                     -EINVAL);
-    assert_int_equal(luks_unlock(&header, fail_to_read, NULL, key, strlen(key), 0, &cipher, &err),
-                     -EIO);
+    area.max_iterations = 10;
+    assert_int_equal(luks_unlock(&header, &area, &given, &cipher, &err), -EINVAL);
+    area = (struct luks_area){.read = fail_to_read};
+    assert_int_equal(luks_unlock(&header, &area, &given, &cipher, &err), -EIO);
+    area = (struct luks_area){.read = read_area, .opaque = &image};
     header.slots[0].is_active = false;
-    assert_int_equal(luks_unlock(&header, read_area, &image, key, strlen(key), 0, &cipher, &err),
-                     -EKEYREJECTED);
+    assert_int_equal(luks_unlock(&header, &area, &given, &cipher, &err), -EKEYREJECTED);
     strcpy(header.cipher, "serpent");
-    assert_int_equal(luks_unlock(&header, read_area, &image, key, strlen(key), 0, &cipher, &err),
-                     -ENOTSUP);
+    assert_int_equal(luks_unlock(&header, &area, &given, &cipher, &err), -ENOTSUP);
     assert_non_null(strstr(err.text, "serpent"));
     header = image.header;
     strcpy(header.hash, "md5");
-    assert_int_equal(luks_unlock(&header, read_area, &image, key, strlen(key), 0, &cipher, &err),
-                     -ENOTSUP);
+    assert_int_equal(luks_unlock(&header, &area, &given, &cipher, &err), -ENOTSUP);
     assert_non_null(strstr(err.text, "md5"));
     assert_null(cipher);
     fclose(image.file);
@@ -454,19 +393,108 @@ static void every_slot_is_tried(void **state)
     fclose(image.file);
 }
 
+/* ---- another passphrase ---- */
+
+/* Into the slot, as the header's fields and the file's bytes. */
+static int add_key(struct image *image, unsigned number, const char *opens, const char *added,
+                   struct err *err)
+{
+    const struct luks_area area = {.read = read_area, .opaque = image};
+    const struct luks_passphrase old = phrase(opens), new = phrase(added);
+    struct luks_slot *slot = &image->header.slots[number];
+    size_t bytes = luks_material_bytes(&image->header);
+    uint8_t *material = malloc(bytes);
+    int r;
+
+    assert_non_null(material);
+    r = luks_add_key(&image->header, &area, &old, &new, 0, slot, material, err);
+    if (r == 0) {
+        assert_false(slot->is_active);
+        slot->is_active = true;
+        assert_int_equal(fseek(image->file, (long)(AREA_AT + slot->key_offset), SEEK_SET), 0);
+        assert_int_equal(fwrite(material, 1, bytes, image->file), bytes);
+    }
+    free(material);
+    return r;
+}
+
+static unsigned slots_of(struct image *image, const char *passphrase, unsigned among)
+{
+    const struct luks_area area = {.read = read_area, .opaque = image};
+    const struct luks_passphrase given = phrase(passphrase);
+    struct err err = {""};
+
+    assert_int_equal(luks_find_slots(&image->header, &area, &given, &among, &err), 0);
+    return among;
+}
+
+static void a_key_that_was_added_opens_its_slot_alone(void **state)
+{
+    struct sector_cipher *cipher = NULL;
+    struct err err = {""};
+    struct image image;
+
+    (void)state;
+    open_default_image(&image);
+    fclose(image.file);
+    image.file = fopen("x.qcow2", "r+");
+    assert_non_null(image.file);
+    assert_int_equal(slots_of(&image, key, 0xff), 0x01);
+    assert_int_equal(add_key(&image, 6, "no", "second", &err), -EKEYREJECTED);
+    assert_false(image.header.slots[6].is_active);
+    assert_int_equal(add_key(&image, 6, key, "second", &err), 0);
+    assert_int_equal(image.header.slots[6].iterations, LUKS_MIN_ITERATIONS);
+    assert_int_equal(add_key(&image, 3, "second", "second", &err), 0);
+    assert_memory_not_equal(image.header.slots[3].salt, image.header.slots[6].salt, LUKS_SALT);
+
+    assert_int_equal(slots_of(&image, "second", 0xff), 0x48);
+    assert_int_equal(slots_of(&image, "second", 0x41), 0x40);
+    assert_int_equal(slots_of(&image, key, 0xff), 0x01);
+    assert_int_equal(slots_of(&image, "third", 0xff), 0);
+    image.header.slots[0].is_active = false;
+    assert_int_equal(unlock(&image, key, &cipher), -EKEYREJECTED);
+    assert_int_equal(unlock(&image, "second", &cipher), 0);
+    sector_cipher_destroy(cipher);
+    fclose(image.file);
+}
+
+static void keys_that_cannot_be_added_are_refused(void **state)
+{
+    struct image image;
+    const struct luks_area area = {.read = read_area, .opaque = &image};
+    const struct luks_passphrase given = phrase(key), long_one = {key, LUKS_MAX_PASSPHRASE + 1};
+    struct luks_slot slot = {0};
+    struct err err = {""};
+    uint8_t none;
+
+    (void)state;
+    open_default_image(&image);
+    assert_int_equal(luks_add_key(&image.header, &area, &given, &given, 60001, &slot, &none, &err),
+                     -EINVAL);
+    assert_says(&err, "iter-time");
+    assert_int_equal(luks_add_key(&image.header, &area, &given, &long_one, 0, &slot, &none, &err),
+                     -EINVAL);
+    assert_says(&err, "65536 bytes");
+    image.header.slots[0].iterations = LUKS_MAX_ITERATIONS + 1;
+    assert_int_equal(luks_add_key(&image.header, &area, &given, &given, 0, &slot, &none, &err),
+                     -EINVAL);
+    assert_says(&err, "iterations");
+    fclose(image.file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(merges_to_the_known_keys),
         cmocka_unit_test(merging_undoes_splitting),
-        cmocka_unit_test(xts_is_the_standards),
-        cmocka_unit_test(vectors_may_be_cut_anywhere),
         cmocka_unit_test(makes_what_it_opens),
         cmocka_unit_test(formats_of_which_nobody_knows_are_refused_by_name),
         cmocka_unit_test(opens_what_qemu_makes),
         cmocka_unit_test(hostile_headers_are_refused),
         cmocka_unit_test(what_a_header_asks_for_is_bounded),
         cmocka_unit_test(every_slot_is_tried),
+        cmocka_unit_test(a_key_that_was_added_opens_its_slot_alone),
+        cmocka_unit_test(keys_that_cannot_be_added_are_refused),
     };
 
     cmocka_set_message_output(CM_OUTPUT_TAP);
