@@ -341,6 +341,19 @@ struct blk_luks_options {
     uint64_t iter_time;         /* milliseconds that deriving the key shall take; 0: 2000 */
 };
 
+/* One change of the key slots of an encrypted image; its data stays under the same master key. */
+struct blk_key_change {
+    bool activate;        /* a slot gets `key`; else slots are erased */
+    struct blk_key opens; /* activate: what opens the image now */
+    struct blk_key
+        key; /* else: slots that it opens are meant alone; bytes NULL: whatever opens them */
+    bool set_slot;
+    uint32_t slot; /* this one; else the first free one, or all that `key` opens */
+    bool set_iter_time;
+    uint64_t iter_time; /* activate: milliseconds that deriving the key shall take; not set: 2000 */
+    bool force;         /* an active slot may be overwritten, the last one erased */
+};
+
 struct blk_create_options {
     const char *path;
     const char *format;       /* "raw" or "qcow2" */
@@ -398,6 +411,7 @@ struct blk_amend_options {
     bool set_data_file;                    /* the image has one; it takes the other name */
     const char *data_file;                 /* "": none is written down */
     uint64_t size;
+    const struct blk_key_change *keys; /* NULL: key slots stay as they are */
 };
 
 /*

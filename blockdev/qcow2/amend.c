@@ -1,21 +1,23 @@
 /*
  * amend.c - changes what an image is: its version, the width of its refcounts, feature bits, the name of
- * its data file, its size. Nobody else uses the image meanwhile.
+ * its data file, its size, its keys. Nobody else uses the image meanwhile.
  *
  * All that can be refused is refused before anything changes. What then happens, each step complete and
  * stable before the next one begins, so that a crash leaves an image as one of them left it:
  *
  *   1. version 3          the header anew (header_update.c): every version 2 image is a sound version 3 one
- *   2. feature bits, the data file's name    one write of the header each
- *   3. the size           resize.c
- *   4. zero flags, which version 2 does not know, become what it does know (zero.c)
- *   5. refcounts          a whole new set behind the end of the file, then one write of the header says
+ *   2. key slots          key_slots.c
+ *   3. feature bits, the data file's name    one write of the header each
+ *   4. the size           resize.c
+ *   5. zero flags, which version 2 does not know, become what it does know (zero.c)
+ *   6. refcounts          a whole new set behind the end of the file, then one write of the header says
  *                         where it is and how wide (check_rebuild.c). The layer is closed meanwhile, so
  *                         that nothing of the old set stays in memory. All references are counted for it,
  *                         and so an image with errors is found, and refused
- *   6. version 2          the header anew. What has no place in it is gone by then
+ *   7. version 2          the header anew. What has no place in it is gone by then
  */
 #include "checked.h"
+#include "qcow2/key_slots.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/snapshot.h"
 
@@ -185,24 +187,15 @@ static int rewrite_refcounts(struct blk *blk, unsigned bits, bool is_downgrade, 
     return r != 0 ? r : reopened;
 }
 
-int qcow2_amend(struct blk *blk, const struct blk_amend_options *o, struct err *err)
+/* Steps 3 to 7. */
+static int change_image(struct blk *blk, const struct blk_amend_options *o, struct err *err)
 {
     struct qcow2 *q = qcow2_of(blk);
     bool is_downgrade = wants_downgrade(q, o);
     unsigned bits = o->refcount_bits != 0 ? o->refcount_bits : q->refcount_bits;
-    int r = qcow2_refuse_if_broken(q);
+    int r = set_features(q, o);
 
-    if (r != 0) {
-        return err_set_errno(err, r, "Could not change '%s'", blk->path);
-    }
-    r = check_request(q, o, err);
-    if (r == 0 && wanted_version(q, o) > q->header.version) {
-        r = set_version(q, 3, err);
-    }
-    if (r == 0) {
-        r = set_features(q, o);
-        r = r != 0 ? err_set_errno(err, r, "Could not change '%s'", blk->path) : 0;
-    }
+    r = r != 0 ? err_set_errno(err, r, "Could not change '%s'", blk->path) : 0;
     if (r == 0 && o->set_data_file) {
         r = set_data_file(q, o->data_file, err);
     }
@@ -217,4 +210,27 @@ int qcow2_amend(struct blk *blk, const struct blk_amend_options *o, struct err *
         r = rewrite_refcounts(blk, bits, is_downgrade, err);
     }
     return r == 0 && is_downgrade ? set_version(qcow2_of(blk), 2, err) : r;
+}
+
+int qcow2_amend(struct blk *blk, const struct blk_amend_options *o, struct err *err)
+{
+    struct qcow2 *q = qcow2_of(blk);
+    struct qcow2_key_plan keys = {0};
+    int r = qcow2_refuse_if_broken(q);
+
+    if (r != 0) {
+        return err_set_errno(err, r, "Could not change '%s'", blk->path);
+    }
+    r = check_request(q, o, err);
+    if (r == 0 && o->keys != NULL) {
+        r = qcow2_key_slots_plan(q, o->keys, &keys, err);
+    }
+    if (r == 0 && wanted_version(q, o) > q->header.version) {
+        r = set_version(q, 3, err);
+    }
+    if (r == 0 && o->keys != NULL) {
+        r = qcow2_key_slots_carry_out(q, &keys, err);
+    }
+    qcow2_key_slots_free(&keys);
+    return r == 0 ? change_image(blk, o, err) : r;
 }

@@ -22,11 +22,15 @@ static bool in_table(const struct qcow2 *q, const struct qcow2_table *table, uin
     return ranges_overlap(cluster, q->cluster_size, table->offset, table->count * QCOW2_ENTRY_SIZE);
 }
 
+static bool in_encryption_header(const struct qcow2 *q, uint64_t cluster)
+{
+    return ranges_overlap(cluster, q->cluster_size, q->header.luks_offset, q->header.luks_length);
+}
+
 bool qcow2_is_fixed_metadata(const struct qcow2 *q, uint64_t cluster)
 {
     return cluster < q->cluster_size || in_table(q, &q->l1, cluster) ||
-           in_table(q, &q->reftable, cluster) ||
-           ranges_overlap(cluster, q->cluster_size, q->header.luks_offset, q->header.luks_length);
+           in_table(q, &q->reftable, cluster) || in_encryption_header(q, cluster);
 }
 
 /* The slot of `cluster`, or the free one where it would go. Cluster 0 is never a member. */
@@ -52,11 +56,13 @@ enum qcow2_metadata_kind qcow2_metadata_kind_of(const struct qcow2 *q, uint64_t 
     const struct qcow2_metadata_slot *slot = q->metadata_room != 0 ? slot_of(q, cluster) : NULL;
     bool is_member = slot != NULL && cluster != 0 && slot->cluster == cluster; /* 0: a free slot */
     bool in_l1 = in_table(q, &q->l1, cluster), in_reftable = in_table(q, &q->reftable, cluster);
+    bool in_luks = in_encryption_header(q, cluster);
 
-    if (qcow2_is_fixed_metadata(q, cluster) && in_l1 + in_reftable + is_member != 1) {
+    if (cluster < q->cluster_size || in_l1 + in_reftable + in_luks + is_member > 1) {
         return QCOW2_FIXED_METADATA;
     }
-    return in_l1               ? QCOW2_L1_TABLE
+    return in_luks             ? QCOW2_LUKS
+           : in_l1             ? QCOW2_L1_TABLE
            : in_reftable       ? QCOW2_REFCOUNT_TABLE
            : !is_member        ? QCOW2_NO_METADATA
            : slot->is_refblock ? QCOW2_REFCOUNT_BLOCK

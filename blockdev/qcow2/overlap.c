@@ -13,6 +13,7 @@
  *   new metadata        no metadata at all: tables of every kind that are written whole before
  *                       anything leads there
  *   bitmaps, snapshots  clusters that are known to be tables, and no fixed area
+ *   encryption header   no other fixed area, and no cluster of the set
  *
  * Known are: the header, the L1 table, the refcount table (metadata.c: fixed areas); L2 tables, refcount
  * blocks, and what bitmaps, snapshots and encryption keep in the file (the hash set). That is what QEMU
@@ -34,6 +35,7 @@ static const char *const names[] = {
     [QCOW2_WRITES_REFTABLE] = "the refcount table",
     [QCOW2_WRITES_NEW] = "new metadata",
     [QCOW2_WRITES_EXTRA] = "a bitmap or the snapshot table",
+    [QCOW2_WRITES_LUKS] = "the encryption header",
 };
 
 static bool may_write(const struct qcow2 *q, enum qcow2_writes what, uint64_t cluster)
@@ -53,6 +55,8 @@ static bool may_write(const struct qcow2 *q, enum qcow2_writes what, uint64_t cl
         return kind == QCOW2_L1_TABLE;
     case QCOW2_WRITES_REFTABLE:
         return kind == QCOW2_REFCOUNT_TABLE;
+    case QCOW2_WRITES_LUKS:
+        return kind == QCOW2_LUKS;
     }
     return false;
 }

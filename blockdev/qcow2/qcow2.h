@@ -382,6 +382,7 @@ enum qcow2_metadata_kind {
     QCOW2_L1_TABLE,
     QCOW2_REFCOUNT_TABLE,
     QCOW2_REFCOUNT_BLOCK,
+    QCOW2_LUKS,  /* the encryption header */
     QCOW2_TABLE, /* an L2 table, or what bitmaps and snapshots keep */
 };
 /* Of a writable layer. */
@@ -425,6 +426,7 @@ enum qcow2_writes {
     QCOW2_WRITES_REFTABLE,
     QCOW2_WRITES_NEW,   /* metadata where there was none: the clusters are not in the set yet */
     QCOW2_WRITES_EXTRA, /* what bitmaps and snapshots keep, once its clusters are in the set */
+    QCOW2_WRITES_LUKS,
 };
 /* Every write to clusters goes through here before it is made: -EIO (corrupt) when it would hit other
  * metadata than it is for. Under the lock. */
