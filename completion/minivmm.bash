@@ -74,6 +74,7 @@ _minivmm_img_create_options() {
         -e 's/^  preallocation=.*/preallocation=off|metadata|falloc|full/p; t' \
         -e 's/^  compat=.*/compat=1.1|0.10/p; t' -e 's/^  compression_type=.*/compression_type=zlib|zstd/p; t' \
         -e 's/^  backing_fmt=.*/backing_fmt=qcow2|raw/p; t' -e 's/^  encrypt.format=.*/encrypt.format=luks/p; t' \
+        -e 's/^  encrypt.state=.*/encrypt.state=active|inactive/p; t' \
         -e 's/^  refcount_bits=.*/refcount_bits=1|2|4|8|16|32|64/p; t' \
         -e 's/^  ([a-z0-9._-]+)=<bool.*/\1=on|off/p; t' -e 's/^  ([a-z0-9._-]+)=<.*/\1=/p'
 }

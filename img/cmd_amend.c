@@ -2,8 +2,9 @@
  * cmd_amend.c - `amend`: changes the options that an image was created with.
  *
  * Which options exist, in which order they are complained of and how is qemu-img's; what is done is the
- * engine's (blk_amend()). Key slots of encrypted images are not changed.
+ * engine's (blk_amend()).
  */
+#include "amend_keys.h"
 #include "checked.h"
 #include "create_options.h"
 #include "img.h"
@@ -22,7 +23,7 @@ enum { OPT_FORCE = 0x200, SECTOR = 512 };
 struct amend_args {
     struct blk_open_options open;
     struct create_options options; /* their text alone */
-    bool quiet, progress;
+    bool quiet, progress, force;
     const char *cache;
 };
 
@@ -34,6 +35,12 @@ static const struct amend_option {
     {"compat", "str", "Compatibility level (v2 [0.10] or v3 [1.1])"},
     {"data_file", "str", "File name of an external data file"},
     {"data_file_raw", "bool (on/off)", "The external data file must stay valid as a raw image"},
+    {"encrypt.iter-time", "num", "Time to spend in PBKDF in milliseconds"},
+    {"encrypt.keyslot", "num", "Select a single keyslot to modify explicitly"},
+    {"encrypt.new-secret", "str",
+     "New secret to set in the matching keyslots. Empty string to erase"},
+    {"encrypt.old-secret", "str", "Select all keyslots that match this password"},
+    {"encrypt.state", "str", "Select new state of affected keyslots (active/inactive)"},
     {"lazy_refcounts", "bool (on/off)", "Postpone refcount updates"},
     {"refcount_bits", "num", "Width of a reference count entry in bits"},
     {"size", "size", "Virtual disk size"},
@@ -98,7 +105,8 @@ static bool parse_args(int argc, char **argv, struct amend_args *args, int *stat
         case 't':
             args->cache = optarg;
             break;
-        case OPT_FORCE: /* about key slots */
+        case OPT_FORCE:
+            args->force = true;
             break;
         default:
             return false;
@@ -124,20 +132,11 @@ static bool parse_args(int argc, char **argv, struct amend_args *args, int *stat
 
 /* ---- options ---- */
 
-static int check_keys(struct blk *blk, const struct optstr *items)
+static int check_names(const struct optstr *items)
 {
-    struct blk_info info;
-
     for (unsigned i = 0; i < items->count; i++) {
         const char *key = items->items[i].key;
 
-        if (strncmp(key, "encrypt.", 8) == 0 && blk_get_info(blk, &info, NULL) == 0 &&
-            !create_options_are(key)) {
-            log_error(info.is_encrypted ? "%s: key slots cannot be changed"
-                                        : "Can't amend encryption options - encryption not present",
-                      key);
-            return -1;
-        }
         if (is_known(key))
             continue;
         log_error("Invalid parameter '%s'", key);
@@ -184,21 +183,39 @@ static int get_size(const char *text, uint64_t *size)
     return rc;
 }
 
+static int check_encrypted(struct blk *blk)
+{
+    struct blk_encryption encryption;
+
+    if (blk_get_encryption(blk, &encryption))
+        return 0;
+    log_error("Can't amend encryption options - encryption not present");
+    return -1;
+}
+
 /* What can be said of values alone comes before what they mean together. */
-static int read_values(struct amend_args *args, struct blk_amend_options *amend)
+static int read_values(struct blk *blk, struct amend_args *args, struct blk_key_change *keys,
+                       struct blk_amend_options *amend)
 {
     struct optstr *items = &args->options.items;
+    bool has_keys = amend_keys_are_given(&args->options);
 
     if (get_bool(items, "data_file_raw", &amend->set_data_file_raw, &amend->data_file_raw) < 0 ||
         get_bool(items, "lazy_refcounts", &amend->set_lazy_refcounts, &amend->lazy_refcounts) < 0 ||
+        amend_keys_read_numbers(&args->options, keys) < 0 ||
         create_options_refcount_bits(&args->options, NULL) < 0)
         return -1;
     amend->refcount_bits = args->options.blk.refcount_bits; /* UINT_MAX: no width */
-    if (get_size(optstr_get(items, "size"), &amend->size) < 0)
+    if (get_size(optstr_get(items, "size"), &amend->size) < 0 ||
+        (has_keys && check_encrypted(blk) < 0))
         return -1;
     amend->data_file = optstr_get(items, "data_file");
     amend->set_data_file = amend->data_file != NULL;
-    return get_compat(optstr_get(items, "compat"), &amend->compat);
+    amend->keys = has_keys ? keys : NULL;
+    keys->force = args->force;
+    if (get_compat(optstr_get(items, "compat"), &amend->compat) < 0)
+        return -1;
+    return has_keys ? amend_keys_read(&args->options, args->open.path, keys) : 0;
 }
 
 /* The backing file may be named, as it is. */
@@ -236,10 +253,11 @@ static int amend_image(struct blk *blk, struct amend_args *args)
 {
     struct optstr *items = &args->options.items;
     struct blk_amend_options amend = {0};
+    struct blk_key_change keys = {0};
     struct err err;
     int rc = optstr_parse(items, args->options.text, NULL, &err);
 
-    if (rc == 0 && (check_keys(blk, items) < 0 || read_values(args, &amend) < 0 ||
+    if (rc == 0 && (check_names(items) < 0 || read_values(blk, args, &keys, &amend) < 0 ||
                     check_backing(blk, items) < 0 || check_size(&amend) < 0))
         return 1;
     rc = rc == 0 ? blk_amend(blk, &amend, &err) : rc;

@@ -222,23 +222,34 @@ static int parse_compression_type(const struct create_options *options, const ch
 }
 
 /* A whole number as strtoull() takes it, a sign and octal digits included. */
-int create_options_refcount_bits(struct create_options *options, const char *path)
+int create_options_number(struct create_options *options, const char *path, const char *key,
+                          uint64_t *number)
 {
-    const char *text = optstr_get(&options->items, "refcount_bits");
+    const char *text = optstr_get(&options->items, key);
     char line[256], *end;
+    uint64_t value;
 
-    options->refcount_bits = 16;
     if (text == NULL)
         return 0;
     errno = 0;
-    options->refcount_bits = strtoull(text, &end, 0);
+    value = strtoull(text, &end, 0);
     if (errno == ERANGE) {
-        (void)snprintf(line, sizeof(line), "Value '%s' is too large for parameter 'refcount_bits'",
-                       text);
+        (void)snprintf(line, sizeof(line), "Value '%s' is too large for parameter '%s'", text, key);
         return complain(path, line);
     }
     if (end == text || *end != '\0')
-        return complain_value(path, "refcount_bits", "expects a number");
+        return complain_value(path, key, "expects a number");
+    *number = value;
+    return 0;
+}
+
+int create_options_refcount_bits(struct create_options *options, const char *path)
+{
+    options->refcount_bits = 16;
+    if (optstr_get(&options->items, "refcount_bits") == NULL)
+        return 0;
+    if (create_options_number(options, path, "refcount_bits", &options->refcount_bits) < 0)
+        return -1;
     /* 0 would mean the default there: what is no width becomes one that is refused as well. */
     options->blk.refcount_bits = options->refcount_bits >= 1 && options->refcount_bits <= 64
                                      ? (unsigned)options->refcount_bits

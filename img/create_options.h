@@ -39,9 +39,11 @@ bool create_options_help(const struct create_options *options, const char *forma
  * begins the messages (NULL: nothing does). 0 or, after a message, -1. */
 int create_options_parse(struct create_options *options, const char *path);
 
-/* The parts of it that `amend` has as well: refcount_bits= into options->refcount_bits and
+/* The parts of it that `amend` has as well: any number (not given: *number stays), refcount_bits= into options->refcount_bits and
  * options->blk.refcount_bits (no width: UINT_MAX), and the message about a size; both as
  * create_options_parse() returns. */
+int create_options_number(struct create_options *options, const char *path, const char *key,
+                          uint64_t *number);
 int create_options_refcount_bits(struct create_options *options, const char *path);
 int create_options_complain_size(const char *path, const char *key);
 

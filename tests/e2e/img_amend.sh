@@ -143,13 +143,9 @@ same "several -o" amend -o lazy_refcounts=off -o size=2M a
 same "force" amend --force -o size=3M a
 same "by options" amend --image-opts -o size=4M driver=qcow2,file.filename=a
 same "info" info a
-# Key slots are not changed, so these options are not there.
 for arguments in "-o help a" "-f qcow2 -o help" "-o ? a" "-f qcow2 -o size=1M,help missing"; do
     # shellcheck disable=SC2086
-    run_both amend $arguments
-    sed -i '/encrypt\./d' "$work/q.out"
-    text=$(differences rc out err)
-    if [ -z "$text" ]; then pass "help: $arguments"; else fail "help: $arguments" "$text"; fi
+    same "help: $arguments" amend $arguments
 done
 (cd "$m" && "$IMG" amend -p -o refcount_bits=8 a) >"$work/progress"
 check "-p" progress_is_whole "$work/progress"
