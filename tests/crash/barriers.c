@@ -14,6 +14,14 @@ static uint64_t load(const struct pages *pages, uint64_t at, size_t bytes)
     return bytes == 4 ? load_be32(raw) : load_be64(raw);
 }
 
+static bool writes_luks_header(const struct event *event)
+{
+    static const char magic[] = {'L', 'U', 'K', 'S'};
+
+    return event->op == DISK_WRITE && event->length > sizeof(magic) &&
+           memcmp(event->data, magic, sizeof(magic)) == 0;
+}
+
 /* What a change of the image in the end is, by the tables that the image then has. */
 static enum barrier kind_of(const struct pages *image, const struct event *event)
 {
@@ -29,6 +37,9 @@ static enum barrier kind_of(const struct pages *image, const struct event *event
     }
     if (event->offset < SECTOR) {
         return BARRIER_HEADER;
+    }
+    if (writes_luks_header(event)) {
+        return BARRIER_SLOT;
     }
     if (ranges_overlap(event->offset, event->length, load(image, 48, 8),
                        load(image, 56, 4) * cluster)) {
@@ -109,9 +120,10 @@ static enum barrier kind_before(const struct disk *log, size_t sync)
         if (writes_field(event, AT_INCOMPATIBLE, &features) && (features & DIRTY) != 0) {
             return BARRIER_DIRTY;
         }
-        return is_smaller(log, sync)     ? BARRIER_SIZE
-               : writes_directory(event) ? BARRIER_MARKS
-                                         : BARRIER_NONE;
+        return is_smaller(log, sync)       ? BARRIER_SIZE
+               : writes_directory(event)   ? BARRIER_MARKS
+               : writes_luks_header(event) ? BARRIER_ERASED
+                                           : BARRIER_NONE;
     }
     return BARRIER_NONE;
 }

@@ -14,11 +14,13 @@ enum barrier {
     BARRIER_MAPPING,  /* L1 and L2 tables: refcounts and data come first */
     BARRIER_HEADER,   /* the header: the tables that it names come first */
     BARRIER_FREE,     /* holes in freed clusters: the mapping comes first */
+    BARRIER_SLOT,     /* the encryption header: a new slot's key material comes first */
     BARRIER_FLUSH,    /* nothing in particular: what a flush promises */
     /* By what was written to the image last: */
-    BARRIER_DIRTY, /* the dirty bit: mappings without refcounts come later */
-    BARRIER_SIZE,  /* a smaller size: what lies behind it is given up later */
-    BARRIER_MARKS, /* "in use" at bitmaps: the changes that they do not have come later */
+    BARRIER_DIRTY,  /* the dirty bit: mappings without refcounts come later */
+    BARRIER_SIZE,   /* a smaller size: what lies behind it is given up later */
+    BARRIER_MARKS,  /* "in use" at bitmaps: the changes that they do not have come later */
+    BARRIER_ERASED, /* the encryption header: an erased slot's key material is overwritten later */
     /* By the file: */
     BARRIER_OTHER, /* not the image itself: a data file, a base that is committed into */
 };

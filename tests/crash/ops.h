@@ -38,6 +38,8 @@ int op_resize(struct world *world, uint64_t arg);
 int op_vm_state(struct world *world, uint64_t arg);
 /* One of four sets of options: wider refcounts, version 2, version 3, narrower ones. */
 int op_amend(struct world *world, uint64_t arg);
+/* One of three changes of the key slots, between CRASH_KEY and CRASH_KEY2. key_slots.c. */
+int op_key_slots(struct world *world, uint64_t arg);
 /* The same, with space kept for what is gained. */
 int op_preallocate(struct world *world, uint64_t arg);
 int op_reopen(struct world *world, uint64_t arg);
@@ -75,6 +77,13 @@ int op_bitmap_only(struct world *world, uint64_t add);
 int op_snapshot_create(struct world *world, uint64_t arg);
 int op_snapshot_apply(struct world *world, uint64_t arg);
 int op_snapshot_delete(struct world *world, uint64_t arg);
+
+/* A command of minivmm-img, which finds the disk's files by their names. What the device shows does
+ * not change. */
+int world_run_command(struct world *world, int (*command)(int argc, char **argv), char **argv);
+
+/* Whether CRASH_KEY or CRASH_KEY2 opens each active slot; else `why` says which it is not. */
+bool key_slots_are_whole(struct blk *blk, char *why, size_t size);
 
 /* Reads the device and compares it with what the model allows now. */
 void world_compare(struct world *world);

@@ -101,9 +101,7 @@ int op_vm_state(struct world *world, uint64_t arg)
     return 0;
 }
 
-/* A command of minivmm-img, which finds the disk's files by their names. What the device shows does
- * not change. */
-static int run_command(struct world *world, int (*command)(int argc, char **argv), char **argv)
+int world_run_command(struct world *world, int (*command)(int argc, char **argv), char **argv)
 {
     int argc = 0, r = world_close(world), status;
 
@@ -128,7 +126,7 @@ int op_commit(struct world *world, uint64_t arg)
                     (char[]){"qcow2"},  (char[]){"top.qcow2"}, NULL};
 
     (void)arg;
-    return run_command(world, cmd_commit, argv);
+    return world_run_command(world, cmd_commit, argv);
 }
 
 int op_amend(struct world *world, uint64_t arg)
@@ -144,7 +142,7 @@ int op_amend(struct world *world, uint64_t arg)
                     (char[]){"-o"},    text,           (char[]){"top.qcow2"}, NULL};
 
     (void)snprintf(text, sizeof(text), "%s", options[arg]);
-    return run_command(world, cmd_amend, argv);
+    return world_run_command(world, cmd_amend, argv);
 }
 
 static int rebase(struct world *world, char *base, char *format)
@@ -155,7 +153,7 @@ static int rebase(struct world *world, char *base, char *format)
                     (char[]){"-F"},        format,
                     (char[]){"top.qcow2"}, NULL};
 
-    return run_command(world, cmd_rebase, argv);
+    return world_run_command(world, cmd_rebase, argv);
 }
 
 int op_rebase(struct world *world, uint64_t arg)
@@ -176,7 +174,7 @@ int op_rebase_to_none(struct world *world, uint64_t arg)
                     (char[]){"-b"},     (char[]){""},   (char[]){"top.qcow2"}, NULL};
 
     (void)arg;
-    return run_command(world, cmd_rebase, argv);
+    return world_run_command(world, cmd_rebase, argv);
 }
 
 int op_rename_base(struct world *world, uint64_t arg)

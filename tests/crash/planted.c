@@ -25,6 +25,8 @@ static const struct plant {
     {"an external file's data before the mapping", BARRIER_OTHER,
      "external data file over a backing file"},
     {"the base before the overlay is emptied", BARRIER_OTHER, "commit into a raw base"},
+    {"key material before its slot is active", BARRIER_SLOT, "key slots"},
+    {"an erased slot before its key material goes", BARRIER_ERASED, "key slots"},
     {"a repaired refcount table before the header", BARRIER_HEADER,
      "repair, new refcount structures"},
     {"a repaired snapshot table before the header", BARRIER_HEADER, "repair, snapshots"},

@@ -1,6 +1,7 @@
 #include "verify.h"
 #include "bytes.h"
 #include "checked.h"
+#include "ops.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -327,6 +328,8 @@ static bool look_at(struct look *look, const char *when)
         ok = say(look, "%s, the image is dirty, and has no lazy refcounts", when);
     }
     ok = ok && compare_device(look, blk, when) && check_tracker(look, blk) &&
+         (!look->expected->world->workload->has_key_slots ||
+          key_slots_are_whole(blk, look->why, look->size)) &&
          look_at_snapshots(look, blk);
     return close_file(look, blk, when) && ok;
 }

@@ -56,6 +56,15 @@ const struct workload workloads[] = {
         .steps = {{op_mix, 0, 8}},
     },
     {
+        .name = "key slots",
+        .make = {ENCRYPTED("4k")},
+        .files = {"top.qcow2", "base.raw"},
+        .mix = "wWo",
+        .is_encrypted = true,
+        .has_key_slots = true,
+        .steps = {{op_key_slots, 0}, {op_key_slots, 1}, {op_mix, 0, 2}, {op_key_slots, 2}},
+    },
+    {
         .name = "overwrite",
         .make = {TOP("cluster_size=64k,preallocation=metadata", "1M")},
         .files = {"top.qcow2"},

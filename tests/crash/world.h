@@ -36,11 +36,13 @@ struct workload {
     bool cannot_zero;     /* the file system cannot punch holes */
     bool has_small_cache; /* metadata is written before a flush asks for it */
     bool is_encrypted;    /* the image that is worked on */
+    bool has_key_slots;   /* which change */
     bool is_damaged;      /* from the beginning: to be repaired before anything is expected of it */
 };
 
 /* Opens the images that are encrypted. */
-#define CRASH_KEY "crash"
+#define CRASH_KEY  "crash"
+#define CRASH_KEY2 "second"
 extern const struct blk_key crash_key;
 
 extern const struct workload workloads[];
