@@ -35,12 +35,14 @@ static bool replace(uintptr_t address)
         if (start == 0 || address < start || address - start >= length ||
             atomic_load(&guard->start) != start)
             continue;
+        /* First, so that whoever finds zeros and then looks is told. */
+        atomic_store(guard->lost, true);
         /* NOLINTNEXTLINE(performance-no-int-to-ptr): it was a pointer. */
         if (mmap((void *)start, length, PROT_READ | PROT_WRITE,
                  MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
             return false;
-        atomic_store(guard->lost, true);
-        (void)!write(guard->event, &one, sizeof(one));
+        if (guard->event >= 0)
+            (void)!write(guard->event, &one, sizeof(one));
         return true;
     }
     return false;

@@ -17,7 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_CACHE_BYTES = 8 << 20, MIN_SLICES = 64, MAX_BUCKETS = 1 << 20 };
+enum {
+    DEFAULT_CACHE_BYTES = 8 << 20,
+    MIN_SLICES = 64,
+    MAX_BUCKETS = 1 << 20,
+    SLAB_SLICES = 16, /* aligned memory costs another alignment each time */
+};
 
 /* The offset of a slice that holds nothing. */
 static const uint64_t NOWHERE = UINT64_MAX;
@@ -36,9 +41,12 @@ int qcow2_cache_init(struct qcow2 *q, uint64_t bytes)
 void qcow2_cache_free(struct qcow2 *q)
 {
     for (unsigned i = 0; i < q->cache.count; i++) {
-        free(q->cache.slices[i]->data);
         free(q->cache.slices[i]);
     }
+    for (unsigned i = 0; i < q->cache.slab_count; i++) {
+        free(q->cache.slabs[i]);
+    }
+    free(q->cache.slabs);
     free(q->cache.slices);
     free(q->cache.buckets);
     q->cache = (struct qcow2_cache){0};
@@ -105,7 +113,6 @@ static void add_buckets(struct qcow2 *q, unsigned count)
 static struct qcow2_slice *add_slice(struct qcow2 *q)
 {
     struct qcow2_cache *cache = &q->cache;
-    size_t bytes = (size_t)1 << q->slice_bits;
     struct qcow2_slice *slice;
 
     if (cache->count == cache->room) {
@@ -121,11 +128,6 @@ static struct qcow2_slice *add_slice(struct qcow2 *q)
     }
     slice = calloc(1, sizeof(*slice));
     if (slice == NULL) {
-        return NULL;
-    }
-    slice->data = aligned_alloc(bytes, bytes);
-    if (slice->data == NULL) {
-        free(slice);
         return NULL;
     }
     slice->offset = NOWHERE;
@@ -155,9 +157,55 @@ static struct qcow2_slice *claim(struct qcow2 *q)
     return add_slice(q);
 }
 
+/* Memory of its own for a slice, which keeps it; NULL: there is none. */
+static uint8_t *take_from_slab(struct qcow2 *q)
+{
+    struct qcow2_cache *cache = &q->cache;
+    size_t bytes = (size_t)1 << q->slice_bits;
+
+    if (cache->slab_left == 0) {
+        uint8_t **slabs = realloc(cache->slabs, (cache->slab_count + 1) * sizeof(cache->slabs[0]));
+
+        if (slabs == NULL) {
+            return NULL;
+        }
+        cache->slabs = slabs;
+        slabs[cache->slab_count] = aligned_alloc(bytes, SLAB_SLICES * bytes);
+        if (slabs[cache->slab_count] == NULL) {
+            return NULL;
+        }
+        cache->slab_count++;
+        cache->slab_left = SLAB_SLICES;
+    }
+    cache->slab_left--;
+    return cache->slabs[cache->slab_count - 1] + cache->slab_left * bytes;
+}
+
+/* Where the slice's bytes will be. */
+static int place(struct qcow2 *q, struct qcow2_slice *slice)
+{
+    qcow2_mapping_open(q);
+    slice->is_mapped = q->mapping.start != NULL && slice->kind == QCOW2_SLICE_L2 &&
+                       range_within(slice->offset, UINT64_C(1) << q->slice_bits, q->mapping.length);
+    if (slice->is_mapped) {
+        slice->data = q->mapping.start + slice->offset;
+        return 0;
+    }
+    if (slice->own == NULL) {
+        slice->own = take_from_slab(q);
+    }
+    slice->data = slice->own;
+    return slice->own != NULL ? 0 : -ENOMEM;
+}
+
+/* What is mapped is read all the same: for the wait, and for errors. */
 static int load(struct qcow2 *q, struct qcow2_slice *slice, bool may_wait)
 {
-    struct iovec iov = {.iov_base = slice->data, .iov_len = (size_t)1 << q->slice_bits};
+    uint8_t unused[1 << QCOW2_MAX_SLICE_BITS];
+    struct iovec iov = {
+        .iov_base = slice->is_mapped ? unused : slice->data,
+        .iov_len = (size_t)1 << q->slice_bits,
+    };
 
     return may_wait ? file_preadv(q->file, slice->offset, &iov, 1)
                     : file_try_preadv(q->file, slice->offset, &iov, 1);
@@ -198,9 +246,12 @@ static int get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset, boo
     slice->loading = true;
     link_slice(q, slice);
 
-    pthread_mutex_unlock(&q->lock);
-    r = load(q, slice, may_wait);
-    pthread_mutex_lock(&q->lock);
+    r = place(q, slice);
+    if (r == 0) {
+        pthread_mutex_unlock(&q->lock);
+        r = load(q, slice, may_wait);
+        pthread_mutex_lock(&q->lock);
+    }
 
     slice->loading = false;
     pthread_cond_broadcast(&q->changed);
@@ -209,7 +260,8 @@ static int get(struct qcow2 *q, enum qcow2_slice_kind kind, uint64_t offset, boo
         unlink_slice(q, slice);
         return r;
     }
-    slice->suspect = kind == QCOW2_SLICE_L2 && !qcow2_l2_check_slice(q, slice);
+    slice->suspect =
+        kind == QCOW2_SLICE_L2 && (slice->is_mapped || !qcow2_l2_check_slice(q, slice));
     *out = slice;
     return 0;
 }

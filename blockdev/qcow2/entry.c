@@ -8,26 +8,31 @@
  *
  * Nothing in a table is trusted. Tables that a writable image may write to again are checked on the
  * way into the cache (qcow2_l2_check_slice); a slice with a bad entry is marked, and then each
- * entry is checked when it is used, so that one bad entry costs one cluster and not a whole table.
+ * entry is checked when it is used, so that one bad entry costs one cluster and not a whole table. Tables
+ * that are mapped (mapping.c) may change at any time: their entries are always checked.
  * A bad entry is -EIO and marks the image corrupt; it never leads to I/O.
  */
 #include "bytes.h"
 #include "checked.h"
 #include "qcow2/qcow2.h"
 
+#include <endian.h>
 #include <inttypes.h>
 
-/* An entry as it stands on disk, in host order; `bitmap` 0 in standard entries. */
+/* An entry as it stands on disk, in host order; `bitmap` 0 in standard entries. Loaded once and then
+ * looked at: what is mapped may change meanwhile. */
 struct raw {
     uint64_t entry, bitmap;
 };
 
 static struct raw load(const struct qcow2 *q, const struct qcow2_slice *slice, unsigned index)
 {
-    const uint8_t *at = slice->data + ((size_t)index << q->l2_entry_bits);
+    const uint64_t *at = (const void *)(slice->data + ((size_t)index << q->l2_entry_bits));
 
-    return (struct raw){.entry = load_be64(at),
-                        .bitmap = q->has_subclusters ? load_be64(at + QCOW2_ENTRY_SIZE) : 0};
+    return (struct raw){
+        .entry = be64toh(__atomic_load_n(at, __ATOMIC_RELAXED)),
+        .bitmap = q->has_subclusters ? be64toh(__atomic_load_n(at + 1, __ATOMIC_RELAXED)) : 0,
+    };
 }
 
 /* A cluster of this layer's file that may hold guest data: aligned, inside the file, not metadata.
@@ -115,6 +120,12 @@ int qcow2_l2_decode(struct qcow2 *q, const struct qcow2_slice *slice, unsigned i
 {
     struct raw raw = load(q, slice, index);
 
+    if (slice->is_mapped) {
+        atomic_thread_fence(memory_order_acquire);
+        if (atomic_load(&q->mapping.lost)) {
+            return -EIO;
+        }
+    }
     if (slice->suspect && !is_sound(q, slice, index, raw)) {
         return qcow2_mark_corrupt(
             q, "L2 entry 0x%016" PRIx64 "%s%.*" PRIx64 " (table at 0x%" PRIx64 ") is invalid",

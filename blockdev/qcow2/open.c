@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SLICE_BITS = 12 };
-
 /* What reading allows but writing does not. */
 static int check_writable(const struct qcow2 *q, struct err *err)
 {
@@ -157,7 +155,7 @@ static int qcow2_open(struct blk *blk, const struct blk_open_options *options, s
     q->subclusters = q->has_subclusters ? QCOW2_SUBCLUSTERS : 1;
     q->subcluster_bits = q->cluster_bits - (q->has_subclusters ? QCOW2_SUBCLUSTERS_BITS : 0);
     q->subcluster_size = UINT64_C(1) << q->subcluster_bits;
-    q->slice_bits = q->cluster_bits < MAX_SLICE_BITS ? q->cluster_bits : MAX_SLICE_BITS;
+    q->slice_bits = q->cluster_bits < QCOW2_MAX_SLICE_BITS ? q->cluster_bits : QCOW2_MAX_SLICE_BITS;
     q->refcount_bits = 1U << q->header.refcount_order;
     q->refblock_bits = q->cluster_bits + 3 - q->header.refcount_order;
     q->check_only = q->writable && options->for_check;
@@ -230,6 +228,7 @@ static int qcow2_close(struct blk *blk, struct err *err)
     qcow2_crypto_free(q);
     qcow2_snapshots_free(q);
     qcow2_cache_free(q);
+    qcow2_mapping_close(q);
     qcow2_unpacked_free(q);
     qcow2_table_free(&q->l1);
     qcow2_table_free(&q->reftable);

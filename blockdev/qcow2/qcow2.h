@@ -96,15 +96,20 @@ enum qcow2_slice_kind { QCOW2_SLICE_L2, QCOW2_SLICE_REFCOUNT };
 
 #define QCOW2_NO_GUEST UINT64_MAX
 
+enum { QCOW2_MAX_SLICE_BITS = 12 };
+
 struct qcow2_slice {
     uint64_t offset; /* in the file */
     enum qcow2_slice_kind kind;
     unsigned pins; /* > 0: stays in memory */
     bool dirty;
-    bool loading;  /* being read: wait on `changed` */
-    bool suspect;  /* holds an entry that failed its check: check each one when used */
-    bool used;     /* since the clock's hand passed */
-    uint8_t *data; /* slice_bytes, big-endian */
+    bool loading; /* being read: wait on `changed` */
+    bool
+        suspect; /* holds an entry that failed its check, or may change: check each one when used */
+    bool used;   /* since the clock's hand passed */
+    bool is_mapped;
+    uint8_t *data; /* slice_bytes, big-endian: in the mapping (not to be written to), or */
+    uint8_t *own;  /* the slice's own; or NULL */
     /* L2, with an external data file: the guest offset of the first entry, or QCOW2_NO_GUEST. */
     uint64_t guest_start;
     struct qcow2_slice *next_in_bucket;
@@ -117,7 +122,24 @@ struct qcow2_cache {
     unsigned count, room, hand;
     unsigned limit; /* in slices; exceeded only while all are dirty or pinned */
     unsigned dirty_count, dirty_l2_count; /* the second is part of the first */
+    uint8_t **slabs;                /* what the slices' own bytes are parts of, a few slices each */
+    unsigned slab_count, slab_left; /* slices that are left of the last one */
 };
+
+/* ---- mapping.c ---- */
+
+struct qcow2_mapping {
+    bool is_decided;  /* whether there is one */
+    uint8_t *start;   /* of the file; NULL: not mapped */
+    uint64_t length;  /* whole pages below the end that the file had */
+    atomic_bool lost; /* somebody shortened the file: what is read there may be zeros */
+};
+
+struct qcow2;
+/* Maps the file if that is possible and was not tried yet. With the lock. */
+void qcow2_mapping_open(struct qcow2 *q);
+/* When nobody uses the layer any more. */
+void qcow2_mapping_close(struct qcow2 *q);
 
 /* ---- entry.c ---- */
 
@@ -213,6 +235,7 @@ struct qcow2 {
     pthread_cond_t changed; /* a slice was loaded, a range left flight, a commit or growth ended */
     struct qcow2_table l1, reftable;
     struct qcow2_cache cache;
+    struct qcow2_mapping mapping;
     struct blk_counters counters; /* for blk_get_counters() */
 
     uint64_t file_size;     /* of the host file: every allocated cluster lies below */
