@@ -10,7 +10,7 @@
  * table's entry is set in memory; that the one is stable before the other reaches the disk is the
  * committer's business.
  *
- * A long run (an L1 table) is laid out like a larger table, but in the cache: at the beginning of a
+ * A long run (an L1 table) for which there is no room in what is counted is laid out like a larger table, but in the cache: at the beginning of a
  * range that has no block yet, first the blocks that count it, then the run.
  *
  * A larger table is written at once, as the committer would not know which of two tables to write
@@ -376,18 +376,33 @@ static int alloc_long_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
     return r;
 }
 
+/* Shorter runs are held until the end, so that each attempt looks behind them: behind the last cluster in use
+ * there is room more often than not. What does not fit into a slice is never found so. */
 int qcow2_alloc_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
 {
-    struct qcow2_allocation got;
-    int r = qcow2_alloc(q, clusters, &got);
+    enum { MAX_SHORT = 32 };
+    struct qcow2_allocation got = {0}, too_short[MAX_SHORT];
+    bool is_found = false;
+    unsigned count = 0;
+    int r = 0;
 
-    if (r != 0) {
-        return r;
+    do {
+        r = qcow2_alloc(q, clusters, &got);
+        is_found = r == 0 && got.clusters == clusters;
+        if (r == 0 && !is_found) {
+            too_short[count++] = got;
+        }
+    } while (r == 0 && !is_found && count < MAX_SHORT && clusters <= qcow2_refcounts_per_slice(q));
+    while (count > 0) {
+        int released;
+
+        count--;
+        released = qcow2_refcount_release(q, too_short[count].offset, too_short[count].clusters);
+        r = r == 0 ? released : r;
     }
-    if (got.clusters == clusters) {
-        *offset = got.offset;
-        return 0;
+    if (r == 0 && !is_found) {
+        return alloc_long_run(q, clusters, offset);
     }
-    r = qcow2_refcount_release(q, got.offset, got.clusters);
-    return r != 0 ? r : alloc_long_run(q, clusters, offset);
+    *offset = got.offset;
+    return r;
 }
