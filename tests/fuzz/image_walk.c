@@ -141,7 +141,7 @@ static void walk_snapshots(struct walk *w)
     uint64_t offset = memfile_be64(w->mem, 64), at = offset;
     uint64_t count = min_u64(memfile_be32(w->mem, 60), 64);
 
-    if (offset == 0 || offset > INT64_MAX) {
+    if (count == 0 || offset > INT64_MAX) {
         return;
     }
     for (uint64_t i = 0; i < count && w->visits++ < MAX_VISITS; i++) {
