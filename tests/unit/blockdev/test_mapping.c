@@ -83,7 +83,7 @@ static void nothing_is_mapped_where_address_space_is_limited(void **state)
     (void)state;
     make_image();
     assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
-    limited = (struct rlimit){.rlim_cur = UINT64_C(1) << 46, .rlim_max = before.rlim_max};
+    limited = (struct rlimit){.rlim_cur = INT64_MAX, .rlim_max = before.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_AS, &limited), 0);
     blk = open_image(image, false);
     read_all(blk);
