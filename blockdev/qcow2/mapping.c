@@ -2,7 +2,8 @@
  * mapping.c - L2 tables of an image that is only read are used where they lie, in the page cache: all
  * processes that read one base share one copy of its metadata, and nobody copies it.
  *
- * The file is mapped as a whole when its first table is looked for. Before a table is touched for the
+ * The file is mapped as a whole when its first table is looked for; in a sandbox too, where whatever else
+ * is asked of the system was asked before (qcow2_mapping_init()). Before a table is touched for the
  * first time it is read the usual way (cache.c): that waits for storage without the lock, and gives an
  * error that can be passed on. Afterwards its pages may leave memory, and then a look-up waits for them;
  * they may change, and so each entry is checked when it is used; and if somebody shortens the file they
@@ -23,27 +24,24 @@ enum { MAX_MAPPINGS = MAPGUARD_MAX / 2 };
 
 static atomic_uint mappings;
 
-/* The descriptor whose bytes are the layer's file, for who may map it; -1. */
-static int fd_to_map(const struct qcow2 *q)
+void qcow2_mapping_init(struct qcow2 *q)
 {
     struct rlimit limit;
-    struct iovec none = {0};
 
-    if (q->writable || q->file->fd < 0 || q->file->alignment > 1 ||
-        q->file->ops->plain_fd == NULL || getrlimit(RLIMIT_AS, &limit) < 0 ||
-        limit.rlim_cur != RLIM_INFINITY) {
-        return -1;
-    }
-    return q->file->ops->plain_fd(q->file, 0, &none, 1);
+    q->mapping.is_wanted = !q->writable && q->file->fd >= 0 && q->file->alignment == 1 &&
+                           q->file->ops->plain_fd != NULL && getrlimit(RLIMIT_AS, &limit) == 0 &&
+                           limit.rlim_cur == RLIM_INFINITY;
 }
 
-static void map_file(struct qcow2 *q, int fd)
+static void map_file(struct qcow2 *q)
 {
+    struct iovec none = {0};
+    int fd = q->file->ops->plain_fd(q->file, 0, &none, 1);
     struct qcow2_mapping *mapping = &q->mapping;
     uint64_t length;
     void *start;
 
-    if (q->file->ops->size(q->file, &length) != 0) {
+    if (fd < 0 || q->file->ops->size(q->file, &length) != 0) {
         return;
     }
     length = align_down(length, (uint64_t)sysconf(_SC_PAGESIZE));
@@ -64,18 +62,12 @@ static void map_file(struct qcow2 *q, int fd)
 
 void qcow2_mapping_open(struct qcow2 *q)
 {
-    int fd;
-
-    if (q->mapping.is_decided) {
+    if (!q->mapping.is_wanted) {
         return;
     }
-    q->mapping.is_decided = true;
-    fd = fd_to_map(q);
-    if (fd < 0) {
-        return;
-    }
+    q->mapping.is_wanted = false;
     if (atomic_fetch_add(&mappings, 1) < MAX_MAPPINGS) {
-        map_file(q, fd);
+        map_file(q);
     }
     if (q->mapping.start == NULL) {
         atomic_fetch_sub(&mappings, 1);

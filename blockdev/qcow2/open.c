@@ -187,6 +187,7 @@ static int qcow2_open(struct blk *blk, const struct blk_open_options *options, s
     if (r == 0 && qcow2_cache_init(q, options->metadata_cache) != 0) {
         r = err_set_errno(err, -ENOMEM, "Could not make the metadata cache");
     }
+    qcow2_mapping_init(q);
     return r;
 }
 

@@ -129,14 +129,16 @@ struct qcow2_cache {
 /* ---- mapping.c ---- */
 
 struct qcow2_mapping {
-    bool is_decided;  /* whether there is one */
+    bool is_wanted;   /* the file is to be mapped when a table is looked for */
     uint8_t *start;   /* of the file; NULL: not mapped */
     uint64_t length;  /* whole pages below the end that the file had */
     atomic_bool lost; /* somebody shortened the file: what is read there may be zeros */
 };
 
 struct qcow2;
-/* Maps the file if that is possible and was not tried yet. With the lock. */
+/* At open. */
+void qcow2_mapping_init(struct qcow2 *q);
+/* Maps the file if that is wanted; nothing happens where it cannot be. With the lock. */
 void qcow2_mapping_open(struct qcow2 *q);
 /* When nobody uses the layer any more. */
 void qcow2_mapping_close(struct qcow2 *q);

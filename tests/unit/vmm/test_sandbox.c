@@ -340,12 +340,61 @@ static void waiting_for_a_disk_needs_no_further_calls(void **state)
     }
 }
 
+/* Both opened before; the descriptor is one that can shorten the base. */
+static struct blk *base;
+static int base_fd;
+
+static void read_a_base_that_is_shortened(void)
+{
+    uint8_t bytes[512];
+
+    if (blk_pread(base, 0, bytes, sizeof(bytes)) != 0 || bytes[0] != 0x5a)
+        _exit(1);
+    if (ftruncate(base_fd, 4096) != 0 || blk_pread(base, 512, bytes, sizeof(bytes)) != -EIO)
+        _exit(2);
+    if (blk_close(base, NULL) != 0)
+        _exit(3);
+}
+
+static void a_mapped_base_needs_no_further_calls(void **state)
+{
+    const struct blk_open_options options = {.format = "qcow2"};
+    struct blk_open_options writable = options, reading = options;
+    char path[] = "/tmp/minivmm-sandbox.XXXXXX";
+    int status;
+    uint8_t bytes[512];
+    struct err err = {.text = ""};
+
+    (void)state;
+    base_fd = mkstemp(path);
+    assert_true(base_fd >= 0);
+    memset(bytes, 0x5a, sizeof(bytes));
+    assert_int_equal(
+        blk_create(&(struct blk_create_options){.path = path, .format = "qcow2", .size = 1 << 20},
+                   &err),
+        0);
+    writable.path = reading.path = path;
+    writable.writable = true;
+    assert_int_equal(blk_open(&writable, &base, &err), 0);
+    assert_int_equal(blk_pwrite(base, 0, bytes, sizeof(bytes)), 0);
+    assert_int_equal(blk_close(base, &err), 0);
+    assert_int_equal(blk_open(&reading, &base, &err), 0);
+    (void)unlink(path);
+
+    status = in_sandbox(read_a_base_that_is_shortened);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), DONE);
+    assert_int_equal(blk_close(base, NULL), 0);
+    (void)close(base_fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_a_machine_needs_is_allowed),
         cmocka_unit_test(anything_else_ends_the_process),
         cmocka_unit_test(encryption_needs_no_further_calls),
+        cmocka_unit_test(a_mapped_base_needs_no_further_calls),
         cmocka_unit_test(waiting_for_a_disk_needs_no_further_calls),
     };
 
