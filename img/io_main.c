@@ -29,6 +29,8 @@ static void print_help(void)
         "  -d, --discard=MODE   what discards do: unmap (default) or ignore\n"
         "  -i, --aio=MODE       what carries out requests: threads, native or io_uring\n"
         "  -k, --native-aio     is taken, and changes nothing\n"
+        "  -T, --trace OPTIONS  [enable=]PATTERN,events=FILE,file=FILE: is taken; there are no\n"
+        "                       trace events\n"
         "  -U, --force-share    with other programs writing to it; with -r alone\n"
         "      --image-opts     the image is named by options\n"
         "      --object OBJECT, --key-file PATH, --key-fd N\n"
@@ -91,6 +93,13 @@ static int parse_option(int c, struct io *io, struct command_line *line)
     case 'U':
         line->settings.open.force_share = true;
         return GO_ON;
+    case 'T': {
+        bool is_help;
+
+        if (!io_take_trace(optarg, &is_help))
+            return 1;
+        return is_help ? 0 : GO_ON;
+    }
     case 'V':
         img_print_version();
         return 0;
@@ -103,21 +112,14 @@ static int parse_option(int c, struct io *io, struct command_line *line)
 static int parse(int argc, char **argv, struct io *io, struct command_line *line)
 {
     static const struct option longopts[] = {
-        {"cmd", required_argument, NULL, 'c'},
-        {"format", required_argument, NULL, 'f'},
-        {"read-only", no_argument, NULL, 'r'},
-        {"snapshot", no_argument, NULL, 's'},
-        {"nocache", no_argument, NULL, 'n'},
-        {"misalign", no_argument, NULL, 'm'},
-        {"cache", required_argument, NULL, 't'},
-        {"discard", required_argument, NULL, 'd'},
-        {"native-aio", no_argument, NULL, 'k'},
-        {"aio", required_argument, NULL, 'i'},
-        {"force-share", no_argument, NULL, 'U'},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},
-        {"copy-on-read", no_argument, NULL, 'C'},
-        {NULL, 0, NULL, 0},
+        {"cmd", required_argument, NULL, 'c'},    {"format", required_argument, NULL, 'f'},
+        {"read-only", no_argument, NULL, 'r'},    {"snapshot", no_argument, NULL, 's'},
+        {"nocache", no_argument, NULL, 'n'},      {"misalign", no_argument, NULL, 'm'},
+        {"cache", required_argument, NULL, 't'},  {"discard", required_argument, NULL, 'd'},
+        {"native-aio", no_argument, NULL, 'k'},   {"aio", required_argument, NULL, 'i'},
+        {"force-share", no_argument, NULL, 'U'},  {"trace", required_argument, NULL, 'T'},
+        {"help", no_argument, NULL, 'h'},         {"version", no_argument, NULL, 'V'},
+        {"copy-on-read", no_argument, NULL, 'C'}, {NULL, 0, NULL, 0},
     };
     bool has_image_opts = false;
     int c, status = GO_ON;
@@ -127,7 +129,7 @@ static int parse(int argc, char **argv, struct io *io, struct command_line *line
     if (!keys_take_options(&argc, argv))
         return 1;
     while (status == GO_ON &&
-           (c = getopt_long(argc, argv, "c:f:rsnCmt:d:ki:UhV", longopts, NULL)) != -1)
+           (c = getopt_long(argc, argv, "c:f:rsnCmt:d:ki:T:UhV", longopts, NULL)) != -1)
         status = parse_option(c, io, line);
     if (status != GO_ON)
         return status;

@@ -133,6 +133,13 @@ same_io "unknown discard mode" -d foo -- a length
 same_io "unknown engine" -i foo -- a length
 same_io "-U for writing" -U -- a length
 same_io "-U" -U -r -- a length
+both bash -c 'printf "# none\n\nfoo\nno_such*\n-bar\n" >events'
+for trace in foo 'no_such*' -foo 'enable=foo,enable=bar' events=events events=missing file=log file=nodir/log \
+    'events=events,enable=foo,file=log' foo=bar a=b=c ''; do
+    same_io "--trace $trace" --trace "$trace" -- a length
+done
+same_io "-T" -T foo -Tbar -- a length
+check "the log of --trace is made" test -e "$m/log"
 same_io "options for a name" --image-opts -- driver=qcow2,file.filename=a length
 same_io "options for a name, and -f" --image-opts -f qcow2 -- driver=qcow2,file.filename=a length
 same_io "raw by options" --image-opts -- driver=raw,file.filename=base info

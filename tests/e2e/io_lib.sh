@@ -18,7 +18,7 @@
 MIO=$BUILD/minivmm-io
 
 normalise_io() {
-    sed -E -e 's/^(qemu|minivmm)-io: /IO: /; s/(qemu|minivmm)-io> /IO> /g' \
+    sed -E -e 's/^(qemu|minivmm)-io:/IO:/; s/(qemu|minivmm)-io> /IO> /g' \
         -e 's/ ops; [0-9:.]+( sec)? \(.*\/sec and [0-9.]+ ops\/sec\)/ ops; TIME/' \
         -e 's/^([0-9]+,1),[0-9:.]+,[0-9.]+,[0-9.]+$/\1,TIME/' \
         -e 's/^([a-z_]+ \[.*) -- .*/\1/' -e 's/^read \[-abCqv\]/read [-bCqv]/' \
