@@ -13,7 +13,8 @@ enum {
     MAX_VISITS = 20000,   /* entries that lead somewhere, in all */
     MAX_STEPS = 300000,   /* entries that are looked at */
     MAX_CLUSTERS = 65536, /* whose references are counted */
-    MAX_TABLE = 4096,     /* entries of one L1, refcount or bitmap table that are looked at */
+    MAX_SNAPSHOTS = 64,
+    MAX_TABLE = 4096, /* entries of one L1, refcount or bitmap table that are looked at */
 };
 
 struct walk {
@@ -139,8 +140,9 @@ static void walk_l1(struct walk *w, uint64_t l1, uint64_t entries)
 static void walk_snapshots(struct walk *w)
 {
     uint64_t offset = memfile_be64(w->mem, 64), at = offset;
-    uint64_t count = min_u64(memfile_be32(w->mem, 60), 64);
+    uint64_t in_header = memfile_be32(w->mem, 60), count = min_u64(in_header, MAX_SNAPSHOTS);
 
+    w->overlaps |= count < in_header; /* what the others do is not looked at */
     if (count == 0 || offset > INT64_MAX) {
         return;
     }
