@@ -12,6 +12,8 @@ BUILD=$(cd "${BUILD:-$ROOT/build}" && pwd)
 # Used by the tests that source this file.
 # shellcheck disable=SC2034
 MINIVMM=$BUILD/minivmm IMG=$BUILD/minivmm-img
+# What Python programs of the tests share; no caches beside them.
+export PYTHONPATH=$ROOT/tests/e2e PYTHONDONTWRITEBYTECODE=1
 work=$(mktemp -d "${TMPDIR:-/tmp}/minivmm-test.XXXXXX")
 test_count=0
 test_failures=0

@@ -84,15 +84,12 @@ qemu-io -c 'write -P 1 64k 64k' over.qcow2 >/dev/null
 table_of() {
     python3 - "$@" <<'EOF'
 import struct, sys
+import qcow2_header
 image = bytearray(open(sys.argv[1], "rb").read())
-at, = struct.unpack_from(">I", image, 100)
-while struct.unpack_from(">I", image, at)[0] != 0x23852875:
-    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
-directory, = struct.unpack_from(">Q", image, at + 24)
-table, entries = struct.unpack_from(">QI", image, directory)
+table, entries = qcow2_header.first_bitmap_table(image)
 print(image[table:table + 8 * entries].hex())
 if len(sys.argv) > 2:
-    struct.pack_into(">Q", image, struct.unpack_from(">Q", image, 40)[0] + 8, table | 1 << 63)
+    struct.pack_into(">Q", image, qcow2_header.l1_table(image) + 8, table | 1 << 63)
     open(sys.argv[2], "wb").write(image)
 EOF
 }
@@ -106,12 +103,9 @@ check "an L1 entry leads to a bitmap's table: which is as it was" cmp table.befo
 for bits in 0x0800000000000000 0x1 0x200; do
     python3 - over.qcow2 malformed.qcow2 $bits <<'EOF'
 import struct, sys
+import qcow2_header
 image = bytearray(open(sys.argv[1], "rb").read())
-at, = struct.unpack_from(">I", image, 100)
-while struct.unpack_from(">I", image, at)[0] != 0x23852875:
-    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
-directory, = struct.unpack_from(">Q", image, at + 24)
-table, = struct.unpack_from(">Q", image, directory)
+table, _ = qcow2_header.first_bitmap_table(image)
 struct.pack_into(">Q", image, table, struct.unpack_from(">Q", image, table)[0] | int(sys.argv[3], 0))
 open(sys.argv[2], "wb").write(image)
 EOF

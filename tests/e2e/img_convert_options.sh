@@ -17,12 +17,10 @@ both qemu-img create -q -f qcow2 plain.qcow2 4M
 # Marks the first bitmap of a.qcow2 as in use: who did that is gone, and what it says is not to be believed.
 break_bitmap() {
     python3 - a.qcow2 broken.qcow2 <<'EOF'
-import struct, sys
+import sys
+import qcow2_header
 image = bytearray(open(sys.argv[1], "rb").read())
-at, = struct.unpack_from(">I", image, 100)
-while struct.unpack_from(">I", image, at)[0] != 0x23852875:
-    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
-directory, = struct.unpack_from(">Q", image, at + 24)
+_, directory = qcow2_header.bitmaps(image)
 image[directory + 15] |= 1
 open(sys.argv[2], "wb").write(image)
 EOF
@@ -39,11 +37,9 @@ bits_agree() {
     for side in "$q" "$m"; do
         python3 - "$side/out.qcow2" <<'EOF' || return 1
 import struct, sys
+import qcow2_header
 image = open(sys.argv[1], "rb").read()
-at, = struct.unpack_from(">I", image, 100)
-while struct.unpack_from(">I", image, at)[0] != 0x23852875:
-    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
-count, _, size, directory = struct.unpack_from(">IIQQ", image, at + 8)
+count, directory = qcow2_header.bitmaps(image)
 for i in range(count):
     table, entries, flags, kind, bits, name, extra = struct.unpack_from(">QIIBBHI", image, directory)
     found = []

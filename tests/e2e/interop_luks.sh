@@ -114,12 +114,10 @@ check "check needs no key" "$IMG" check -q base.qcow2
 qemu-io "${secret[@]}" --image-opts "$(opts long.qcow2)" -c 'write -P 9 0 64k' >/dev/null
 luks_of() {
     python3 - "$1" <<'EOF'
-import struct, sys
+import sys
+import qcow2_header
 image = open(sys.argv[1], "rb").read()
-at, = struct.unpack_from(">I", image, 100)
-while struct.unpack_from(">I", image, at)[0] != 0x0537be77:
-    at += 8 + (struct.unpack_from(">I", image, at + 4)[0] + 7 & ~7)
-offset, length = struct.unpack_from(">QQ", image, at + 8)
+offset, length = qcow2_header.luks_header(image)
 sys.stdout.buffer.write(image[offset:offset + length])
 EOF
 }
