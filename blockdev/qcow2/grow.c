@@ -10,8 +10,9 @@
  * table's entry is set in memory; that the one is stable before the other reaches the disk is the
  * committer's business.
  *
- * A long run (an L1 table) for which there is no room in what is counted is laid out like a larger table, but in the cache: at the beginning of a
- * range that has no block yet, first the blocks that count it, then the run.
+ * A long run (an L1 table) for which there is no room in what is counted is laid out like a larger
+ * table, but in the cache: at the beginning of a range that has no block yet, first the blocks that
+ * count it, then the run.
  *
  * A larger table is written at once, as the committer would not know which of two tables to write
  * to: after a commit, so that the old one is complete on disk, and in the committer's role, so that
