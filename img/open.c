@@ -77,11 +77,12 @@ void img_hint_bitmap(int rc)
 void img_close(struct blk *blk, int *status)
 {
     struct err err;
+    int rc = blk_close(blk, &err);
 
-    if (blk_close(blk, &err) == 0 || status == NULL)
+    if (rc == 0 || status == NULL)
         return;
     /* A full disk fails the command, and then what closing has still to write: the first message is enough. */
-    if (*status != 1)
+    if (*status != 1 || rc != -ENOSPC)
         log_error("%s", err.text);
     *status = 1;
 }
