@@ -41,7 +41,7 @@
     X(RAND_priv_bytes)
 
 struct libcrypto {
-#define LIBCRYPTO_MEMBER(name) __typeof__(&(name)) name;
+#define LIBCRYPTO_MEMBER(name) __typeof__ (&(name))(name);
     LIBCRYPTO_FUNCTIONS(LIBCRYPTO_MEMBER)
 #undef LIBCRYPTO_MEMBER
 };
