@@ -19,7 +19,8 @@ enum { MAPGUARD_MAX = 1024 };
 
 /* Guards the `length` bytes mapped at `start`, both whole pages. When they are lost, *lost is set,
  * before anybody can find zeros, and the eventfd `event` (not blocking; -1: none) is signalled, in the
- * thread that touched them. Both are borrowed until mapguard_remove(). -ENOSPC: MAPGUARD_MAX are guarded already. */
+ * thread that touched them. Both are borrowed until mapguard_remove(). -ENOSPC: MAPGUARD_MAX are guarded
+ * already. */
 int mapguard_add(void *start, size_t length, atomic_bool *lost, int event);
 
 /* Before the mapping is unmapped, and when no other thread touches it any more. Harmless for what is

@@ -1,10 +1,10 @@
 /*
  * libcrypto.h - the functions of OpenSSL's libcrypto that this folder calls: libcrypto.EVP_MD_fetch() for
- * EVP_MD_fetch(). The library is loaded when the first encrypted image is opened: linking it costs every start of a program
- * more than all else that it does to make an overlay, and few images are encrypted.
+ * EVP_MD_fetch(). The library is loaded when the first encrypted image is opened: linking it costs every
+ * start of a program more than all else that it does to make an overlay, and few images are encrypted.
  *
- * None of them may be called before libcrypto_load() succeeded. Once loaded it stays. A sandboxed process cannot load
- * it any more: images are opened before.
+ * None of them may be called before libcrypto_load() succeeded. Once loaded it stays. A sandboxed process
+ * cannot load it any more: images are opened before.
  *
  * Threads: libcrypto_load() from any; what it set is not changed again.
  */

@@ -345,8 +345,8 @@ struct blk_luks_options {
 struct blk_key_change {
     bool activate;        /* a slot gets `key`; else slots are erased */
     struct blk_key opens; /* activate: what opens the image now */
-    struct blk_key
-        key; /* else: slots that it opens are meant alone; bytes NULL: whatever opens them */
+    /* Not activate: slots that it opens are meant alone; bytes NULL: whatever opens them. */
+    struct blk_key key;
     bool set_slot;
     uint32_t slot; /* this one; else the first free one, or all that `key` opens */
     bool set_iter_time;
