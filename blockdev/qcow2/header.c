@@ -13,7 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FEATURE_ENTRY_BYTES = 48, FEATURE_NAME_BYTES = 46, FEATURE_TYPE_INCOMPATIBLE = 0 };
+enum {
+    FEATURE_ENTRY_BYTES = 48,
+    FEATURE_NAME_BYTES = 46,
+    FEATURE_TYPE_INCOMPATIBLE = 0,
+    FIRST_BYTES = 4096 /* read at once, and so in steps */
+};
 
 static void decode(struct qcow2_header *h, const uint8_t *raw)
 {
@@ -260,24 +265,58 @@ static int read_luks(struct qcow2_header *h, const uint8_t *data, uint32_t lengt
     return 0;
 }
 
-/* Walks the extensions in raw[0, end); the feature names are returned as a view into `raw`. */
-static int read_extensions(struct qcow2_header_info *info, const uint8_t *raw, uint64_t end,
+/* What the header may occupy at the beginning of the file, of which raw[0, loaded) has been read so far:
+ * most headers take a few hundred bytes, and memory that is not touched costs nothing. */
+struct header_bytes {
+    struct file *file;
+    uint8_t *raw;
+    uint64_t loaded;
+    uint64_t available; /* a cluster at most; zeros where the file ends before */
+};
+
+/* Loads raw[0, end); `end` is at most `available`. */
+static int need(struct header_bytes *bytes, uint64_t end, struct err *err)
+{
+    uint64_t to = min_u64(bytes->available, align_up(end, FIRST_BYTES));
+    int r;
+
+    if (end <= bytes->loaded) {
+        return 0;
+    }
+    r = file_pread(bytes->file, bytes->loaded, bytes->raw + bytes->loaded, to - bytes->loaded);
+    if (r != 0) {
+        return err_set_errno(err, r, "Could not read the header");
+    }
+    bytes->loaded = to;
+    return 0;
+}
+
+/* Walks the extensions in front of `end`; the feature names are returned as a view into the bytes. */
+static int read_extensions(struct qcow2_header_info *info, struct header_bytes *bytes, uint64_t end,
                            const uint8_t **names, size_t *names_bytes, struct err *err)
 {
     uint64_t at = info->header.header_length;
 
     while (at + 8 <= end) {
-        uint32_t type = load_be32(raw + at);
-        uint32_t length = load_be32(raw + at + 4);
-        const uint8_t *data = raw + at + 8;
-        int r = 0;
+        const uint8_t *data = bytes->raw + at + 8;
+        uint32_t type, length;
+        int r = need(bytes, at + 8, err);
 
+        if (r != 0) {
+            return r;
+        }
+        type = load_be32(data - 8);
+        length = load_be32(data - 4);
         if (type == QCOW2_EXT_END) {
             at += 8;
             break;
         }
         if (length > end - at - 8) {
             return err_set(err, -EINVAL, "Header extension 0x%08" PRIx32 " is too large", type);
+        }
+        r = need(bytes, at + 8 + length, err);
+        if (r != 0) {
+            return r;
         }
         if (type == QCOW2_EXT_BACKING_FORMAT) {
             r = copy_text(info, &info->backing_format, data, length, "Backing format", err);
@@ -300,22 +339,26 @@ static int read_extensions(struct qcow2_header_info *info, const uint8_t *raw, u
     return 0;
 }
 
-/* `raw` holds the first `available` bytes of the file: at most a cluster, padded with zeros. */
-static int parse(struct qcow2_header_info *info, const uint8_t *raw, uint64_t available,
-                 uint64_t file_size, struct err *err)
+static int parse(struct qcow2_header_info *info, struct header_bytes *bytes, uint64_t file_size,
+                 struct err *err)
 {
     struct qcow2_header *h = &info->header;
-    uint64_t end = h->backing_file_offset != 0 ? h->backing_file_offset : available;
+    uint64_t end = h->backing_file_offset != 0 ? h->backing_file_offset : bytes->available;
     const uint8_t *names = NULL;
     size_t names_bytes = 0;
     int r = 0;
 
     info->used_bytes = h->header_length;
-    r = read_extensions(info, raw, end, &names, &names_bytes, err);
+    r = read_extensions(info, bytes, end, &names, &names_bytes, err);
     if (r == 0 && h->backing_file_offset != 0 && h->backing_file_size != 0) {
-        r = copy_text(info, &info->backing_name, raw + h->backing_file_offset, h->backing_file_size,
-                      "Backing file name", err);
-        info->used_bytes = max_u64(info->used_bytes, h->backing_file_offset + h->backing_file_size);
+        uint64_t name_end = h->backing_file_offset + h->backing_file_size;
+
+        r = need(bytes, name_end, err);
+        if (r == 0) {
+            r = copy_text(info, &info->backing_name, bytes->raw + h->backing_file_offset,
+                          h->backing_file_size, "Backing file name", err);
+        }
+        info->used_bytes = max_u64(info->used_bytes, name_end);
     }
     if (r == 0) {
         r = check_features(h, names, names_bytes, err);
@@ -326,9 +369,8 @@ static int parse(struct qcow2_header_info *info, const uint8_t *raw, uint64_t av
 int qcow2_header_read(struct file *file, bool for_check, struct qcow2_header_info *info,
                       struct err *err)
 {
-    enum { FIRST_BYTES = 512, LIMIT = QCOW2_HEADER_AREA };
-    uint64_t file_size, available;
-    uint8_t *raw;
+    struct header_bytes bytes = {.file = file, .available = FIRST_BYTES};
+    uint64_t file_size;
     int r;
 
     *info = (struct qcow2_header_info){.for_check = for_check};
@@ -339,30 +381,23 @@ int qcow2_header_read(struct file *file, bool for_check, struct qcow2_header_inf
     if (file_size < QCOW2_V2_HEADER_LENGTH) {
         return err_set(err, -EINVAL, "Image is not in qcow2 format");
     }
-    raw = calloc(1, LIMIT);
-    if (raw == NULL) {
+    bytes.raw = malloc(QCOW2_HEADER_AREA);
+    if (bytes.raw == NULL) {
         return err_set_errno(err, -ENOMEM, "Could not read the header");
     }
-    r = file_pread(file, 0, raw, FIRST_BYTES);
-    if (r != 0) {
-        err_set_errno(err, r, "Could not read the header");
-    } else {
-        decode(&info->header, raw);
+    r = need(&bytes, FIRST_BYTES, err);
+    if (r == 0) {
+        decode(&info->header, bytes.raw);
         r = check_basics(&info->header, err);
     }
     if (r == 0) {
-        available = min_u64(LIMIT, UINT64_C(1) << info->header.cluster_bits);
-        r = file_pread(file, 0, raw, available);
-        if (r != 0) {
-            err_set_errno(err, r, "Could not read the header");
-        } else if (!range_within(info->header.backing_file_offset, info->header.backing_file_size,
-                                 available)) {
-            r = err_set(err, -ENOTSUP, "Backing file name lies too far behind the header");
-        } else {
-            r = parse(info, raw, available, for_check ? INT64_MAX : file_size, err);
-        }
+        bytes.available = min_u64(QCOW2_HEADER_AREA, UINT64_C(1) << info->header.cluster_bits);
+        r = !range_within(info->header.backing_file_offset, info->header.backing_file_size,
+                          bytes.available)
+                ? err_set(err, -ENOTSUP, "Backing file name lies too far behind the header")
+                : parse(info, &bytes, for_check ? INT64_MAX : file_size, err);
     }
-    free(raw);
+    free(bytes.raw);
     if (r != 0) {
         qcow2_header_free(info);
     }

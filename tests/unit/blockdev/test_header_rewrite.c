@@ -4,7 +4,14 @@
  */
 #include "fixture.h"
 
-enum { AREA = 4096, EXTENSION = 0x12345678, AT_LENGTH = 100, AT_NAME = 8, QEMU_LENGTH = 112 };
+enum {
+    AREA = 4096,
+    PARTS = 600,
+    EXTENSION = 0x12345678,
+    AT_LENGTH = 100,
+    AT_NAME = 8,
+    QEMU_LENGTH = 112
+};
 
 static const char unknown_data[13] = "not ours 13b"; /* no multiple of 8 */
 
@@ -209,12 +216,51 @@ static void unknown_compatible_features_stay(void **state)
     assert_int_equal(peek_be64("top.qcow2", 88), 0);
 }
 
+/* An overlay whose own extensions and backing name lie `inserted` bytes (a multiple of 8) further back. */
+static void make_long_header(uint32_t inserted)
+{
+    static uint8_t raw[QCOW2_HEADER_AREA];
+    uint8_t old[AREA];
+
+    memset(raw, 0, sizeof(raw));
+    shell("truncate -s 1M base.raw; test -e short.qcow2 || "
+          "qemu-img create -q -f qcow2 -b base.raw -F raw short.qcow2; cp short.qcow2 top.qcow2");
+    read_area(old);
+    memcpy(raw, old, QEMU_LENGTH);
+    store_be32(raw + QEMU_LENGTH, EXTENSION);
+    store_be32(raw + QEMU_LENGTH + 4, inserted - 8);
+    memcpy(raw + QEMU_LENGTH + inserted, old + QEMU_LENGTH, PARTS - QEMU_LENGTH);
+    store_be64(raw + AT_NAME, load_be64(old + AT_NAME) + inserted);
+    poke("top.qcow2", 0, raw, sizeof(raw));
+}
+
+/* What is behind the first bytes of a header is found wherever the parts fall. */
+static void long_headers_are_read_whole(void **state)
+{
+    enum { STEP = 4096 };
+
+    (void)state;
+    for (uint32_t end = STEP; end <= QCOW2_HEADER_AREA; end += end == STEP ? STEP : 7 * STEP) {
+        for (uint32_t inserted = end - PARTS;
+             inserted < end - QEMU_LENGTH && inserted + PARTS <= QCOW2_HEADER_AREA; inserted += 8) {
+            struct blk *blk;
+
+            make_long_header(inserted);
+            blk = open_image("top.qcow2", false);
+            assert_string_equal(blk->backing_name, "base.raw");
+            assert_string_equal(blk->backing_format, "raw");
+            close_image(blk);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_unknown_is_lost),
         cmocka_unit_test(a_repair_keeps_what_it_does_not_know),
         cmocka_unit_test(unknown_compatible_features_stay),
+        cmocka_unit_test(long_headers_are_read_whole),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
