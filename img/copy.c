@@ -164,7 +164,8 @@ static void choose_slots(struct copier *c)
 {
     uint64_t cpus = img_processors(), wanted;
 
-    c->window = max_u64(c->block, COPY_WINDOW);
+    /* Compressing takes far longer than handing over what there is to compress. */
+    c->window = max_u64(c->block, c->job->compress ? 2 * COMPRESS_SHARE : COPY_WINDOW);
     if (c->job->compress) {
         wanted = 2 * cpus * max_u64(c->block, COMPRESS_SHARE) / c->window + 2;
     } else {

@@ -294,7 +294,8 @@ class Bench:
     def create(self):
         out = self.path("created.qcow2")
         args = ["create", "-f", "qcow2", "-b", self.path("base.qcow2"), "-F", "qcow2", out]
-        return self.commands([self.img] + args, ["qemu-img"] + args,
+        # The limit is a program that does nothing: what starting and ending one takes.
+        return self.commands([self.img] + args, ["qemu-img"] + args, ["true"],
                              before=lambda: out.unlink(missing_ok=True))
 
     def convert(self, source, source_format, out_format, *options):
