@@ -75,6 +75,16 @@ bool blk_unsettled(struct blk *blk)
     return blk->format->unsettled != NULL && blk->format->unsettled(blk);
 }
 
+size_t blk_redo_log_size(struct blk *blk)
+{
+    return blk->writable && blk->format->redo_log != NULL ? blk->format->redo_log_size() : 0;
+}
+
+int blk_redo_log(struct blk *blk, void *memory, size_t bytes, struct err *err)
+{
+    return blk_redo_log_size(blk) > 0 ? blk->format->redo_log(blk, memory, bytes, err) : 0;
+}
+
 void blk_get_counters(struct blk *blk, struct blk_counters *counters)
 {
     uint64_t allocations = 0;

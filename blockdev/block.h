@@ -110,6 +110,9 @@ struct blk_format {
     void (*info)(struct blk *blk, struct blk_info *info);
     /* As blk_unsettled(); NULL where the format keeps nothing. */
     bool (*unsettled)(struct blk *blk);
+    /* As blk_redo_log_size() and blk_redo_log(); NULL where the format keeps nothing. */
+    size_t (*redo_log_size)(void);
+    int (*redo_log)(struct blk *blk, void *memory, size_t bytes, struct err *err);
     /* Adds this layer's; NULL where the format counts nothing. */
     void (*count)(struct blk *blk, struct blk_counters *counters);
     /* As blk_get_encryption(); NULL where the format has none. */

@@ -90,6 +90,13 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
     return 0;
 }
 
+static int remember(void *opaque, void *memory, size_t bytes, struct err *err)
+{
+    struct served_disk *disk = opaque;
+
+    return blk_redo_log(disk->blk, memory, bytes, err);
+}
+
 bool served_disk_open(struct served_disk *disk, const char *text, unsigned queues)
 {
     struct blk_open_options image = {.backing_root = img_backing_root(), .warn = warn};
@@ -117,6 +124,8 @@ bool served_disk_open(struct served_disk *disk, const char *text, unsigned queue
         return false;
     }
     device.blk = disk->blk;
+    back_end.log_bytes = blk_redo_log_size(disk->blk);
+    back_end.remember = back_end.log_bytes > 0 ? remember : NULL;
     if (virtio_blk_create(&device, &back_end.device, &err) < 0 ||
         vhost_user_create(&back_end, &disk->back_end, &err) < 0) {
         log_error("%s: %s", image.path, err.text);

@@ -250,6 +250,15 @@ int vhost_user_attach(struct vhost_user *vu, int fd)
     return 0;
 }
 
+void vhost_user_forget_inflight(struct vhost_user *vu)
+{
+    struct err err;
+
+    if (vu->remember && vu->inflight.base)
+        (void)vu->remember(vu->opaque, NULL, 0, &err);
+    shared_map_close(&vu->inflight);
+}
+
 void vhost_user_detach(struct vhost_user *vu)
 {
     uint64_t count;
@@ -259,7 +268,7 @@ void vhost_user_detach(struct vhost_user *vu)
     vhost_user_reset(vu);
     for (unsigned i = 0; i < vu->dev->queue_count; i++)
         vhost_user_ring_reset(vu, i);
-    shared_map_close(&vu->inflight);
+    vhost_user_forget_inflight(vu);
     vhost_user_memory_clear(&vu->memory);
     vhost_user_message_clear(&vu->message);
     vu->features = vu->dev->features = vu->protocol_features = 0;
@@ -327,6 +336,8 @@ int vhost_user_create(const struct vhost_user_options *options, struct vhost_use
     vu->dev = dev;
     vu->report = options->report;
     vu->opaque = options->opaque;
+    vu->remember = options->remember;
+    vu->log_bytes = options->remember ? options->log_bytes : 0;
     vu->socket = vu->epoll = vu->event = vu->nobody = -1;
     vu->offered_features = dev->offered_features | 1ULL << VIRTIO_F_VERSION_1 |
                            1ULL << VIRTIO_RING_F_INDIRECT_DESC | 1ULL << VIRTIO_RING_F_EVENT_IDX |

@@ -203,7 +203,7 @@ static int get_inflight_fd(struct vhost_user *vu, struct vhost_user_message *mes
     if (ret < 0)
         return ret;
     inflight->offset = 0;
-    inflight->size = inflight->queues * inflight_region_size(inflight->queue_size);
+    inflight->size = inflight->queues * inflight_region_size(inflight->queue_size) + vu->log_bytes;
     memory = memfd_create("minivmm-inflight", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (memory < 0 || ftruncate(memory, (off_t)inflight->size) < 0 ||
         fcntl(memory, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {
@@ -222,6 +222,7 @@ static int set_inflight_fd(struct vhost_user *vu, struct vhost_user_message *mes
     const struct vu_inflight *inflight = &message->payload.inflight;
     struct shared_map map = {0};
     int ret = check_inflight(vu, message, err);
+    size_t rings;
 
     (void)fd;
     if (ret < 0)
@@ -238,11 +239,13 @@ static int set_inflight_fd(struct vhost_user *vu, struct vhost_user_message *mes
                           vu->event, err);
     if (ret < 0)
         return ret;
-    shared_map_close(&vu->inflight);
+    vhost_user_forget_inflight(vu);
     vu->inflight = map;
     vu->inflight_queues = inflight->queues;
     vu->inflight_queue_size = inflight->queue_size;
-    return 0;
+    rings = inflight->queues * inflight_region_size(inflight->queue_size);
+    return vu->remember ? vu->remember(vu->opaque, map.data + rings, inflight->size - rings, err)
+                        : 0;
 }
 
 /* ---- the table ---- */

@@ -48,6 +48,8 @@ struct vhost_user {
     struct vhost_user_memory memory;
     struct shared_map inflight;
     uint16_t inflight_queues, inflight_queue_size;
+    size_t log_bytes; /* as in vhost_user_options */
+    int (*remember)(void *opaque, void *memory, size_t bytes, struct err *err);
 
     bool active;                   /* the device's activate() succeeded */
     bool running;                  /* and its threads run */
@@ -89,6 +91,8 @@ bool vhost_user_ring_start(struct vhost_user *vu, unsigned index, struct err *er
 /* Takes the ring back to where no message has come for it. The device's threads do not run. */
 void vhost_user_ring_reset(struct vhost_user *vu, unsigned index);
 
+/* Gives up the memory for what is in flight. No ring has been started. */
+void vhost_user_forget_inflight(struct vhost_user *vu);
 /* Stops what the device does for the connection and forgets what its driver has set. */
 void vhost_user_reset(struct vhost_user *vu);
 

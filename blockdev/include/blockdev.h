@@ -294,6 +294,21 @@ bool blk_get_encryption(struct blk *blk, struct blk_encryption *encryption);
  * does not count, nor do bitmaps. May be true once in a while where it need not. Any thread. */
 bool blk_unsettled(struct blk *blk);
 
+/*
+ * A redo log: memory that outlives this process (somebody else has it mapped too), in which changes of the
+ * mapping are written down, so that a change does not make the image unsettled. What a process that was
+ * killed left there is first done again, and made durable. The memory is aligned to 8 bytes, all zeros when it
+ * is new, and stays until it is given up: by NULL, which empties the log, or by other memory. It should be
+ * blk_redo_log_size() bytes long (0: the image has no use for any); in less there is room for less. Whoever else writes there
+ * can damage what the guest sees, and nothing more.
+ *
+ * No request is under way meanwhile; blk_resize() and the like are not for an image with a log. -EINVAL: what
+ * was left there is of another image, or damaged, or does not fit the image any more; nothing has been
+ * changed.
+ */
+size_t blk_redo_log_size(struct blk *blk);
+int blk_redo_log(struct blk *blk, void *memory, size_t bytes, struct err *err);
+
 /* What was done since the image was opened: clusters (of a throwaway overlay, blocks) of the top layer
  * that were newly written, and look-ups of tables of the whole chain that found theirs in memory, or had to
  * read it. Any thread. */

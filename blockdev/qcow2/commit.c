@@ -42,6 +42,8 @@
  * With lazy refcounts (lazy.c) there are no stages 1 and 2 while the dirty bit is set: refcounts are
  * written when the cache wants room, in no order, and at the end (qcow2_settle).
  *
+ * What a commit has brought into the file leaves the redo log, if there is one (redo_log.c).
+ *
  * Flushes that arrive while one is carried out share the next one (flush_wanted, flush_done).
  */
 #include "bytes.h"
@@ -243,6 +245,7 @@ static void finish_snapshot(struct qcow2 *q, struct snapshot *snapshot, bool is_
     finish_table(&q->reftable, &snapshot->reftable, is_written);
     finish_slices(q, &snapshot->l2, is_written);
     finish_table(&q->l1, &snapshot->l1, is_written);
+    qcow2_redo_log_end_commit(q, is_written);
     if (!is_written) {
         q->needs_barrier = q->needs_barrier || snapshot->needs_barrier;
         qcow2_freed_restore(q, &snapshot->freed);
@@ -267,6 +270,7 @@ static int take_snapshot(struct qcow2 *q, bool durable, bool with_refcounts,
         q->needs_barrier ||
         (!q->is_lazy && (snapshot->refcounts.count > 0 || snapshot->reftable.count > 0));
     q->needs_barrier = false;
+    qcow2_redo_log_begin_commit(q);
     if (durable) {
         qcow2_freed_take(q, &snapshot->freed);
     }
@@ -421,6 +425,9 @@ int qcow2_throttle(struct qcow2 *q)
     int r = much_is_freed && q->draining.count == 0 ? qcow2_commit(q, true) : 0;
 
     while (r == 0 && q->cache.dirty_count > q->cache.limit / 2) {
+        r = qcow2_commit(q, false);
+    }
+    if (r == 0 && qcow2_redo_log_is_half_full(q) && !q->committing) {
         r = qcow2_commit(q, false);
     }
     return r;

@@ -48,6 +48,7 @@ static int walk_table(struct qcow2 *q, uint64_t l1_index, bool give_up)
         return r;
     }
     qcow2_table_set(&q->l1, l1_index, 0);
+    q->redo.is_incomplete = true;
     qcow2_cache_forget(q, l2_offset, q->cluster_size);
     qcow2_metadata_remove(q, l2_offset);
     qcow2_free_later(q, l2_offset, 1);
@@ -74,7 +75,7 @@ static int clear_entries(struct qcow2 *q, uint64_t start, uint64_t end)
         for (uint64_t i = 0; i < (next - at) >> q->cluster_bits && r == 0; i++) {
             r = qcow2_l2_decode(q, slice, index + (unsigned)i, &old);
             if (r == 0) {
-                qcow2_l2_set(q, slice, index + (unsigned)i, &nothing);
+                qcow2_l2_set(q, slice, index + (unsigned)i, at + (i << q->cluster_bits), &nothing);
                 qcow2_give_up(q, &old);
             }
         }

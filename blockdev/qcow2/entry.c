@@ -143,7 +143,7 @@ int qcow2_l2_decode(struct qcow2 *q, const struct qcow2_slice *slice, unsigned i
     return 0;
 }
 
-void qcow2_l2_set(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
+void qcow2_l2_set(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, uint64_t guest_offset,
                   const struct qcow2_cluster *cluster)
 {
     uint8_t *at = slice->data + ((size_t)index << q->l2_entry_bits);
@@ -159,6 +159,7 @@ void qcow2_l2_set(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
         store_be64(at + QCOW2_ENTRY_SIZE, (uint64_t)cluster->zero << 32 | cluster->data);
     }
     qcow2_cache_mark_dirty(q, slice);
+    qcow2_redo_log_add(q, guest_offset, cluster);
 }
 
 enum blk_extent_kind qcow2_subcluster_kind(const struct qcow2_cluster *cluster, unsigned n)

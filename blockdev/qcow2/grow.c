@@ -67,7 +67,12 @@ static uint64_t place_refblock(const struct qcow2 *q, uint64_t block)
     uint64_t last = first + (UINT64_C(1) << q->refblock_bits) - 1;
     uint64_t end = q->file_end >> q->cluster_bits;
 
-    return (end > first && end <= last ? end : first) << q->cluster_bits;
+    uint64_t place = end > first && end <= last ? end : first;
+
+    while (qcow2_redo_log_wants(q, place << q->cluster_bits)) {
+        place++;
+    }
+    return place << q->cluster_bits;
 }
 
 static int reserve(struct qcow2 *q, uint64_t end)
@@ -111,13 +116,18 @@ static int make_refblock(struct qcow2 *q, uint64_t block, uint64_t offset)
 
 int qcow2_add_refblock(struct qcow2 *q, uint64_t block)
 {
+    uint64_t place;
     int r;
 
     if (wait_for_growth(q)) {
         return 0;
     }
+    place = place_refblock(q, block);
+    if (place >> (q->cluster_bits + q->refblock_bits) != block) {
+        return -EINVAL; /* a redo log that wants each cluster of the range */
+    }
     q->growing = true;
-    r = make_refblock(q, block, place_refblock(q, block));
+    r = make_refblock(q, block, place);
     end_growth(q);
     return r;
 }

@@ -247,14 +247,16 @@ static int qcow2_close(struct blk *blk, struct err *err)
 }
 
 /* Refcounts do not matter: without them a crash leaks clusters, or, where they lag behind on purpose, the
- * dirty bit says so. */
+ * dirty bit says so. Nor does what stands in a redo log. */
 static bool qcow2_unsettled(struct blk *blk)
 {
     struct qcow2 *q = blk->state;
     bool unsettled;
 
     pthread_mutex_lock(&q->lock);
-    unsettled = q->committing || q->cache.dirty_l2_count > 0 || q->l1.any_dirty;
+    unsettled = q->redo.memory != NULL
+                    ? q->redo.is_incomplete || q->redo.is_committing_rest
+                    : q->committing || q->cache.dirty_l2_count > 0 || q->l1.any_dirty;
     pthread_mutex_unlock(&q->lock);
     return unsettled;
 }
@@ -309,6 +311,8 @@ const struct blk_format qcow2_format = {
     .vm_state = qcow2_vm_state,
     .info = qcow2_info,
     .unsettled = qcow2_unsettled,
+    .redo_log_size = qcow2_redo_log_size,
+    .redo_log = qcow2_redo_log,
     .count = qcow2_count,
     .encryption = qcow2_encryption,
     .check = qcow2_check,

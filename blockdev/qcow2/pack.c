@@ -104,8 +104,8 @@ static int reserve(struct qcow2 *q, uint64_t length, uint64_t *offset)
 }
 
 /* Writes the data and makes the entry, whose slice is pinned and whose range is in flight. */
-static int replace(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, const void *packed,
-                   uint64_t length)
+static int replace(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
+                   uint64_t guest_offset, const void *packed, uint64_t length)
 {
     struct qcow2_cluster old, new = {.is_compressed = true, .packed_length = length};
     uint64_t first, clusters;
@@ -123,7 +123,7 @@ static int replace(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, c
         pthread_mutex_lock(&q->lock);
     }
     if (r == 0) {
-        qcow2_l2_set(q, slice, index, &new);
+        qcow2_l2_set(q, slice, index, guest_offset, &new);
         qcow2_give_up(q, &old);
         q->needs_barrier = true;
     } else {
@@ -153,7 +153,7 @@ int qcow2_write_packed(struct blk *blk, uint64_t offset, const void *packed, siz
         qcow2_inflight_add(q, &range, offset, offset + q->cluster_size);
         r = qcow2_l2_get_writable(q, offset, &slice, &index);
         if (r == 0) {
-            r = replace(q, slice, index, packed, length);
+            r = replace(q, slice, index, offset, packed, length);
             qcow2_cache_put(slice);
         }
         qcow2_inflight_remove(q, &range);

@@ -118,7 +118,7 @@ static int fill_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
             cluster.data = 1;
             cluster.zero = 0;
         }
-        qcow2_l2_set(q, slice, at, &cluster);
+        qcow2_l2_set(q, slice, at, guest_offset + (i << q->cluster_bits), &cluster);
     }
     qcow2_entry_leads_to(q, got.offset, got.clusters * q->cluster_size, got.is_fresh, true);
     return 0;

@@ -22,6 +22,7 @@
 #include "block.h"
 #include "crypto/luks.h"
 #include "qcow2/format.h"
+#include "qcow2/redo_log.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -273,6 +274,7 @@ struct qcow2 {
     struct qcow2_snapshots *snapshots; /* snapshot.h; NULL: none, or not read yet */
     struct qcow2_bitmaps *bitmaps;     /* bitmap.h; NULL: none */
     struct qcow2_unpacked_cache unpacked;
+    struct qcow2_redo_log redo;
     uint64_t packed_end; /* compressed data goes on here, inside a cluster in use; 0: nowhere */
 
     uint8_t *spare[QCOW2_SPARE_BUFFERS]; /* copy-on-write buffers, two clusters each, or NULL */
@@ -429,7 +431,8 @@ bool qcow2_l2_entry_is_sound(const struct qcow2 *q, const struct qcow2_slice *sl
 bool qcow2_l2_check_slice(const struct qcow2 *q, const struct qcow2_slice *slice);
 int qcow2_l2_decode(struct qcow2 *q, const struct qcow2_slice *slice, unsigned index,
                     struct qcow2_cluster *cluster);
-void qcow2_l2_set(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
+/* Entry `index` is that of the guest offset's cluster. */
+void qcow2_l2_set(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, uint64_t guest_offset,
                   const struct qcow2_cluster *cluster);
 static inline uint32_t qcow2_subcluster_mask(unsigned first, unsigned count)
 {

@@ -314,7 +314,7 @@ static void link_range(struct qcow2 *q, const struct plan *plan, struct qcow2_sl
         new.host_offset = base + (cluster_start - align_down(plan->start, q->cluster_size));
         new.data = mask | (plan->way == WAY_FILL ? old.data : 0);
         new.zero = old.zero & ~mask;
-        qcow2_l2_set(q, slice, index, &new);
+        qcow2_l2_set(q, slice, index, cluster_start, &new);
     }
     qcow2_entry_leads_to(q, plan->host_offset, plan->end - plan->start, plan->is_fresh,
                          plan->was_zero);

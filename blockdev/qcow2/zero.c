@@ -92,7 +92,7 @@ static int change_entries(struct qcow2 *q, uint64_t *start, uint64_t end, enum h
         if (is_same(&old, &new)) {
             continue;
         }
-        qcow2_l2_set(q, slice, index, &new);
+        qcow2_l2_set(q, slice, index, *start, &new);
         if (new.host_offset == 0) {
             qcow2_give_up(q, &old);
         }

@@ -18,15 +18,20 @@
 #include "err.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct vhost_user;
 struct virtio_device;
 
 struct vhost_user_options {
     struct virtio_device *device; /* the back end owns it, from the call on */
-    /* Offer to write down what is in flight, so that the driver can outlive this process. Completing what
-     * changes an image may then take longer. */
+    /* Offer to write down what is in flight, so that the driver can outlive this process. */
     bool inflight;
+    /* What else is to be kept in the memory for that: `log_bytes` of it, or what a front end has instead, are
+     * handed to remember() before a ring starts, and taken back with NULL when the front end goes or has other
+     * memory. An error ends the connection. */
+    size_t log_bytes;
+    int (*remember)(void *opaque, void *memory, size_t bytes, struct err *err);
     /* Called with one line for each thing that a person should know of, by vhost_user_serve() alone. */
     void (*report)(void *opaque, const char *line);
     void *opaque;
