@@ -18,6 +18,7 @@
 #include "file.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* A chain deeper than this is refused; it bounds descriptors, and work per request. */
 enum { BLK_MAX_DEPTH = 4096 };
@@ -91,6 +92,11 @@ struct blk_format {
     /* The range lies inside the layer and is not empty. */
     int (*write)(struct blk *blk, uint64_t offset, const struct iovec *iov, int count,
                  uint64_t length);
+    /* Where a write of just this range may go, in extent->file, while extent->hold is held (always to be given
+     * back): to data in one piece that is this layer's alone, and there is nothing else to be done. False: there
+     * is more to it, or finding out could wait. NULL: always. */
+    bool (*map_overwrite)(struct blk *blk, uint64_t offset, uint64_t length,
+                          struct layer_extent *extent);
     int (*write_zeroes)(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags);
     int (*discard)(struct blk *blk, uint64_t offset, uint64_t length);
     /* One cluster, whole; NULL where the format cannot. compress() pads what is shorter with zeros;
@@ -151,7 +157,8 @@ struct blk {
     struct file *data_file; /* that file; NULL: there is none, or it was not to be opened */
     dev_t data_device;
     ino_t data_inode;
-    void *state;           /* the format's */
+    atomic_uint writes_begun, writes_ended; /* in queues' own threads */
+    void *state;                            /* the format's */
     struct merged *merged; /* what is known of the layers below this one, the top; or NULL */
 
     pthread_mutex_t first_sector_lock; /* raw.c: see there */
@@ -205,6 +212,10 @@ int blk_run(struct blk *blk, enum blk_op op, unsigned flags, uint64_t offset, ui
 /* A read, or -EAGAIN: see chain_try_readv(). */
 int blk_try_read(struct blk *blk, uint64_t offset, uint64_t length, const struct iovec *iov,
                  int count);
+
+/* Where the kernel may write the request by itself: the format's map_overwrite(). */
+bool blk_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length, const struct iovec *iov,
+                       int count, struct layer_extent *extent);
 
 /* Keeps the text if it is the first (see blk_problem()) and returns `code`. */
 int blk_note_problem(struct blk *blk, int code, const char *fmt, ...)

@@ -217,6 +217,13 @@ static int ephemeral_write(struct blk *blk, uint64_t offset, const struct iovec 
     return rc;
 }
 
+static bool ephemeral_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length,
+                                    struct layer_extent *extent)
+{
+    return ephemeral_map(blk, offset, length, LAYER_MAP_HOLD, extent) == 0 &&
+           extent->kind == BLK_EXTENT_DATA && extent->length == length;
+}
+
 /* ---- zeros ---- */
 
 /* The whole blocks of a range, in bytes: [*first, *last) may be empty. A block that the device's end cuts
@@ -346,6 +353,7 @@ static const struct blk_format ephemeral_format = {
     .map = ephemeral_map,
     .unhold = ephemeral_unhold,
     .write = ephemeral_write,
+    .map_overwrite = ephemeral_map_overwrite,
     .write_zeroes = ephemeral_write_zeroes,
     .discard = ephemeral_discard,
     .flush = ephemeral_flush,

@@ -21,7 +21,7 @@ struct file;
 struct file_ops {
     int (*preadv)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
     int (*pwritev)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
-    /* The descriptor through which the kernel reads just this; shorter than the vector where the file
+    /* The descriptor through which the kernel reads or writes just this; shorter than the vector where the file
      * ends, or for no reason. -1: there is more to it. NULL: always. */
     int (*plain_fd)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
     /* As preadv; -EAGAIN, with any of it read or not, where that could wait for storage. NULL: the layer

@@ -1,13 +1,20 @@
 /*
  * queue.c - queue contexts. What needs no waiting is carried out in the queue's own thread, within
  * blk_queue_complete(): reads whose data and metadata are in memory, and writes, which the page cache takes.
- * Of what may wait for storage, reads that lie in one piece in one file go to the kernel (ring.h); all else
- * goes to the queue's workers: reads that are less simple or that the kernel gave up (they begin anew there),
- * writes past the page cache, flushes, discards and zeros.
+ * Of what may wait for storage, reads that lie in one piece in one file and overwrites of such data go to the
+ * kernel (ring.h); all else goes to the queue's workers: what is less simple or what the kernel gave up (it
+ * begins anew there), first writes past the page cache, flushes, discards and zeros.
  *
  * Whether a write waits is known afterwards: for what it copies from below, for room among dirty pages. After two
  * of a few that took too long for memory the next ones go to the workers, so that a slow disk costs two waits in so
- * many writes and a fast one nothing. (One alone may merely have lost the processor.)
+ * many writes and a fast one nothing. (One alone may merely have lost the processor.) While several queues write
+ * to one image they wait for its inode, and for each other's turns at a processor; that is no slow disk, and
+ * workers would only wait along: a write that had company is slow when no such wait explains it.
+ *
+ * Large reads that find their data in memory are copies, of which one processor makes one at a time. Where
+ * several wait they are offered to the workers too, as many as there are other processors, and this thread and
+ * they take one after the other. What was just copied is told before the next: so its place is asked for anew
+ * while others are still copied, and nobody runs out of work.
  *
  * done() may submit again. What it submits joins the list and is carried out in the same call,
  * after everything that was there before.
@@ -30,7 +37,11 @@ enum {
     NS_PER_KIB = 1000,    /* and than memory takes for the rest */
     SLOW_WRITES = 64,
     FEW_WRITES = 8,
+    LARGE_BYTES = 256 << 10, /* takes longer to copy than it takes to wake somebody */
 };
+
+/* In company, more than some turns of others at the processor. */
+static const uint64_t CROWD_SLOW_NS = 20 * 1000 * 1000;
 
 struct blk_queue {
     struct blk *blk;
@@ -41,6 +52,8 @@ struct blk_queue {
     int epoll;               /* watches both; -1 without a ring */
     unsigned slow_writes;    /* so many of the next ones go to the workers */
     unsigned suspicion;      /* what is left of FEW_WRITES since a slow one */
+    bool copies;             /* the last large read found its data in memory */
+    bool has_offered;        /* there may be some that nobody has taken */
 };
 
 static int watch_both(struct blk_queue *queue)
@@ -122,7 +135,12 @@ void blk_submit(struct blk_queue *queue, struct blk_request *request)
     queue->in_flight++;
 }
 
-/* Whether the request is for the workers; not for reads, which are tried first. */
+static bool is_plain_write(const struct blk_request *request)
+{
+    return request->op == BLK_WRITE && (request->flags & BLK_REQ_FUA) == 0;
+}
+
+/* Whether the request is not for this thread; not for reads, which are tried first. */
 static bool may_wait(struct blk_queue *queue, const struct blk_request *request)
 {
     const struct blk *blk = queue->blk;
@@ -130,8 +148,7 @@ static bool may_wait(struct blk_queue *queue, const struct blk_request *request)
     if (request->op == BLK_FLUSH) {
         return blk->writable && !blk->is_volatile;
     }
-    if (request->op != BLK_WRITE || blk->file->alignment > 1 ||
-        (request->flags & BLK_REQ_FUA) != 0) {
+    if (!is_plain_write(request) || blk->file->alignment > 1) {
         return true;
     }
     if (queue->slow_writes == 0) {
@@ -148,12 +165,23 @@ static void run(struct blk_queue *queue, struct blk_request *request)
                               request->length, request->iov, request->iovcnt);
 }
 
-static void run_write(struct blk_queue *queue, struct blk_request *request)
+/* Whether it took longer than memory does, or than the other queues' writes explain. */
+static bool run_is_slow(struct blk_queue *queue, struct blk_request *request)
 {
-    uint64_t begin = clock_ns();
+    struct blk *blk = queue->blk;
+    unsigned n = atomic_fetch_add_explicit(&blk->writes_begun, 1, memory_order_relaxed);
+    bool alone = atomic_load_explicit(&blk->writes_ended, memory_order_relaxed) == n;
+    uint64_t limit = SLOW_NS + request->length / 1024 * NS_PER_KIB, begin = clock_ns();
 
     run(queue, request);
-    if (clock_ns() - begin <= SLOW_NS + request->length / 1024 * NS_PER_KIB) {
+    alone = alone && atomic_load_explicit(&blk->writes_begun, memory_order_relaxed) == n + 1;
+    atomic_fetch_add_explicit(&blk->writes_ended, 1, memory_order_relaxed);
+    return clock_ns() - begin > (alone ? limit : limit + CROWD_SLOW_NS);
+}
+
+static void run_write(struct blk_queue *queue, struct blk_request *request)
+{
+    if (!run_is_slow(queue, request)) {
         queue->suspicion -= queue->suspicion > 0;
     } else if (queue->suspicion > 0) {
         queue->suspicion = 0;
@@ -163,17 +191,29 @@ static void run_write(struct blk_queue *queue, struct blk_request *request)
     }
 }
 
-/* Gives a read to the kernel; false: it is not simple enough for that, or there are too many. */
-static bool start_read(struct blk_queue *queue, struct blk_request *request)
+/* Finds the one piece of one file that the request reads or overwrites; then *layer's extent->hold is held. */
+static bool find_piece(struct blk_queue *queue, const struct blk_request *request,
+                       struct blk **layer, struct layer_extent *extent)
+{
+    unsigned depth;
+
+    if (request->op == BLK_WRITE) {
+        *layer = queue->blk;
+        return blk_map_overwrite(queue->blk, request->offset, request->length, request->iov,
+                                 request->iovcnt, extent);
+    }
+    return chain_map(queue->blk, request->offset, request->length,
+                     LAYER_MAP_HOLD | LAYER_MAP_NO_WAIT, layer, &depth, extent) == 0;
+}
+
+/* Gives a transfer to the kernel; false: it is not simple enough for that, or there are too many. */
+static bool start_in_kernel(struct blk_queue *queue, struct blk_request *request)
 {
     struct layer_extent extent;
     struct blk *layer;
-    unsigned depth;
     int fd = -1;
 
-    if (queue->ring == NULL ||
-        chain_map(queue->blk, request->offset, request->length, LAYER_MAP_HOLD | LAYER_MAP_NO_WAIT,
-                  &layer, &depth, &extent) != 0) {
+    if (queue->ring == NULL || !find_piece(queue, request, &layer, &extent)) {
         return false;
     }
     if (extent.kind == BLK_EXTENT_DATA && !extent.is_encrypted &&
@@ -182,36 +222,49 @@ static bool start_read(struct blk_queue *queue, struct blk_request *request)
         fd = extent.file->ops->plain_fd(extent.file, extent.host_offset, request->iov,
                                         request->iovcnt);
     }
-    if (fd < 0 || !ring_read(queue->ring, fd, extent.host_offset, request, layer, extent.hold)) {
+    if (fd < 0 ||
+        !ring_transfer(queue->ring, fd, extent.host_offset, request, layer, extent.hold)) {
         chain_unhold(layer, extent.hold);
         return false;
     }
     return true;
 }
 
+static bool is_large(const struct blk_request *request)
+{
+    return request->op == BLK_READ && request->length >= LARGE_BYTES;
+}
+
+/* False: it is with the kernel or the workers. */
+static bool start_read(struct blk_queue *queue, struct blk_request *request)
+{
+    request->result =
+        blk_try_read(queue->blk, request->offset, request->length, request->iov, request->iovcnt);
+    if (is_large(request)) {
+        queue->copies = request->result != -EAGAIN;
+    }
+    if (request->result != -EAGAIN) {
+        return true;
+    }
+    if (start_in_kernel(queue, request) || workers_give(queue->workers, request)) {
+        return false;
+    }
+    run(queue, request);
+    return true;
+}
+
 /* True: carried out. False: it is with the kernel or the workers. */
 static bool start(struct blk_queue *queue, struct blk_request *request)
 {
-    bool waits;
-
     if (queue->workers == NULL) {
         run(queue, request);
         return true;
     }
     if (request->op == BLK_READ) {
-        request->result = blk_try_read(queue->blk, request->offset, request->length, request->iov,
-                                       request->iovcnt);
-        if (request->result != -EAGAIN) {
-            return true;
-        }
-        if (start_read(queue, request)) {
-            return false;
-        }
-        waits = true;
-    } else {
-        waits = may_wait(queue, request);
+        return start_read(queue, request);
     }
-    if (waits && workers_give(queue->workers, request)) {
+    if (may_wait(queue, request) && ((is_plain_write(request) && start_in_kernel(queue, request)) ||
+                                     workers_give(queue->workers, request))) {
         return false;
     }
     if (request->op == BLK_WRITE) {
@@ -222,6 +275,17 @@ static bool start(struct blk_queue *queue, struct blk_request *request)
     return true;
 }
 
+/* Gives a large read to whoever comes first, if there is another one. */
+static bool offer(struct blk_queue *queue, struct blk_request *request)
+{
+    bool offered = queue->copies && is_large(request) &&
+                   (queue->has_offered || (queue->first != NULL && is_large(queue->first))) &&
+                   workers_offer(queue->workers, request);
+
+    queue->has_offered |= offered;
+    return offered;
+}
+
 static void finish(struct blk_queue *queue, struct blk_request *request)
 {
     queue->in_flight--;
@@ -230,7 +294,7 @@ static void finish(struct blk_queue *queue, struct blk_request *request)
 
 /* Returns how many completed. One that the kernel did not carry out to its end begins anew: at the end of
  * a file, or where an error wants to be seen by who knows what to make of it. */
-static unsigned collect_reads(struct blk_queue *queue)
+static unsigned collect_from_kernel(struct blk_queue *queue)
 {
     struct ring_ended ended;
     unsigned completed = 0;
@@ -262,7 +326,7 @@ static unsigned collect(struct blk_queue *queue)
     }
     if (queue->ring != NULL && ring_count(queue->ring) > 0) {
         ring_start(queue->ring);
-        completed += collect_reads(queue);
+        completed += collect_from_kernel(queue);
     }
     request = workers_take_back(queue->workers);
     for (; request != NULL; request = next, completed++) {
@@ -272,22 +336,47 @@ static unsigned collect(struct blk_queue *queue)
     return completed;
 }
 
-unsigned blk_queue_complete(struct blk_queue *queue)
+static unsigned start_submitted(struct blk_queue *queue)
 {
     struct blk_request *request;
     unsigned completed = 0;
 
-    do {
-        while ((request = queue->first) != NULL) {
-            queue->first = request->next;
-            if (queue->first == NULL) {
-                queue->last = &queue->first;
-            }
-            if (start(queue, request)) {
-                finish(queue, request);
-                completed++;
-            }
+    while ((request = queue->first) != NULL) {
+        queue->first = request->next;
+        if (queue->first == NULL) {
+            queue->last = &queue->first;
         }
+        if (!offer(queue, request) && start(queue, request)) {
+            finish(queue, request);
+            completed++;
+        }
+    }
+    return completed;
+}
+
+/* Takes one of the offered reads back to carry it out here; returns how many completed. */
+static unsigned run_offered(struct blk_queue *queue)
+{
+    struct blk_request *request;
+
+    while (queue->has_offered) {
+        request = workers_take_offered(queue->workers);
+        queue->has_offered = request != NULL;
+        if (request != NULL && start(queue, request)) {
+            finish(queue, request);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+unsigned blk_queue_complete(struct blk_queue *queue)
+{
+    unsigned completed = 0;
+
+    do {
+        completed += start_submitted(queue);
+        completed += run_offered(queue);
         completed += collect(queue);
     } while (queue->first != NULL);
     return completed;

@@ -101,6 +101,13 @@ static int raw_write(struct blk *blk, uint64_t offset, const struct iovec *iov, 
     return file_pwritev(blk->file, offset, iov, count);
 }
 
+static bool raw_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length,
+                              struct layer_extent *extent)
+{
+    return !(blk->is_probed && offset < MAGIC_BYTES) &&
+           raw_map(blk, offset, length, LAYER_MAP_HOLD, extent) == 0;
+}
+
 /* Zeros have no magic number, so the first sector needs no look. */
 static int raw_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags)
 {
@@ -157,6 +164,7 @@ const struct blk_format raw_format = {
     .map = raw_map,
     .unhold = raw_unhold,
     .write = raw_write,
+    .map_overwrite = raw_map_overwrite,
     .write_zeroes = raw_write_zeroes,
     .discard = raw_discard,
     .flush = raw_flush,

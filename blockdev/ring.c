@@ -1,10 +1,14 @@
 /*
- * ring.c - an io_uring for one queue's reads.
+ * ring.c - an io_uring for one queue's reads and writes.
  *
- * A slot for each entry of the submission queue says whose read it is; a read is submitted only with a free
- * one, so neither queue overflows.
+ * A slot for each entry of the submission queue says whose it is; a transfer is submitted only with a
+ * free one, so neither queue overflows.
+ *
+ * Few of a batch are kept back for one system call: with all of them the disk would idle until the last one is
+ * prepared, and the processor until the last one is read.
  */
 #include "ring.h"
+#include "checked.h"
 
 #include <errno.h>
 #include <liburing.h>
@@ -13,13 +17,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ENTRIES = 64, RETRY_MS = 1 };
+enum { ENTRIES = 128, AT_ONCE = 8, RETRY_MS = 1 };
 
 struct ring {
     struct io_uring uring;
     struct ring_ended slots[ENTRIES];
     unsigned free[ENTRIES], free_count; /* indices of slots */
-    bool has_new;                       /* something is prepared and not submitted */
+    unsigned prepared;                  /* and not submitted */
 };
 
 /* By system call: the shared library of liburing 2.3 does not export its functions for these two. */
@@ -28,12 +32,14 @@ static int register_with(struct io_uring *uring, unsigned what, void *arg, unsig
     return syscall(SYS_io_uring_register, uring->ring_fd, what, arg, count) < 0 ? -errno : 0;
 }
 
-/* Nothing but READV, from now on. */
-static int restrict_to_reads(struct io_uring *uring)
+/* Nothing else from now on. */
+static int restrict_to_transfers(struct io_uring *uring)
 {
-    struct io_uring_restriction only = {.opcode = IORING_RESTRICTION_SQE_OP,
-                                        .sqe_op = IORING_OP_READV};
-    int r = register_with(uring, IORING_REGISTER_RESTRICTIONS, &only, 1);
+    struct io_uring_restriction only[] = {
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
+    };
+    int r = register_with(uring, IORING_REGISTER_RESTRICTIONS, only, ARRAY_LEN(only));
 
     return r != 0 ? r : register_with(uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
@@ -50,7 +56,7 @@ int ring_create(struct ring **out)
         free(ring);
         return r;
     }
-    r = restrict_to_reads(&ring->uring);
+    r = restrict_to_transfers(&ring->uring);
     if (r != 0) {
         ring_destroy(ring);
         return r;
@@ -70,8 +76,8 @@ void ring_destroy(struct ring *ring)
     free(ring);
 }
 
-bool ring_read(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
-               struct blk *layer, int hold)
+bool ring_transfer(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
+                   struct blk *layer, int hold)
 {
     struct io_uring_sqe *sqe;
     struct ring_ended *slot;
@@ -83,19 +89,23 @@ bool ring_read(struct ring *ring, int fd, uint64_t offset, struct blk_request *r
         return false;
     slot = &ring->slots[ring->free[--ring->free_count]];
     *slot = (struct ring_ended){.request = request, .layer = layer, .hold = hold};
-    io_uring_prep_readv(sqe, fd, request->iov, (unsigned)request->iovcnt, offset);
+    if (request->op == BLK_WRITE)
+        io_uring_prep_writev(sqe, fd, request->iov, (unsigned)request->iovcnt, offset);
+    else
+        io_uring_prep_readv(sqe, fd, request->iov, (unsigned)request->iovcnt, offset);
     io_uring_sqe_set_data(sqe, slot);
-    ring->has_new = true;
+    if (++ring->prepared >= AT_ONCE)
+        ring_start(ring);
     return true;
 }
 
 void ring_start(struct ring *ring)
 {
-    while (ring->has_new) {
+    while (ring->prepared > 0) {
         /* Failing, the kernel is short of memory, or was interrupted: nobody else would try again. */
         if (io_uring_submit(&ring->uring) < 0)
             (void)poll(NULL, 0, RETRY_MS);
-        ring->has_new = io_uring_sq_ready(&ring->uring) > 0;
+        ring->prepared = io_uring_sq_ready(&ring->uring);
     }
 }
 

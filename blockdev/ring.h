@@ -1,8 +1,11 @@
 /*
- * ring.h - reads of one queue that are under way in the kernel, through an io_uring of its own.
+ * ring.h - reads and writes of one queue that are under way in the kernel, through an io_uring of its own.
  *
- * The ring can do nothing but read (IORING_REGISTER_RESTRICTIONS): what the process may not do by system
- * call it may not do by ring.
+ * The ring can do nothing else (IORING_REGISTER_RESTRICTIONS): what the process may not do by system call it
+ * may not do by ring.
+ *
+ * Neither files nor memory are registered with it. A registered file stays open, with the locks of an image,
+ * after the process has ended; registered memory is all there from the start, which a guest's is not.
  *
  * By the queue's thread alone.
  */
@@ -20,10 +23,10 @@ int ring_create(struct ring **out);
 /* Nothing may be under way. NULL is fine. */
 void ring_destroy(struct ring *ring);
 
-/* Begins a read of the request's vector at `offset` of `fd`, once ring_start() is called. `layer` and
- * `hold` are the caller's, to be had back. False: too many are under way. */
-bool ring_read(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
-               struct blk *layer, int hold);
+/* Reads or writes (request->op) the request's vector at `offset` of `fd`: at the latest once ring_start() is
+ * called. `layer` and `hold` are the caller's, to be had back. False: too many are under way. */
+bool ring_transfer(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
+                   struct blk *layer, int hold);
 void ring_start(struct ring *ring);
 /* Polls readable while there is something to take back. */
 int ring_fd(const struct ring *ring);

@@ -72,6 +72,14 @@ int blk_try_read(struct blk *blk, uint64_t offset, uint64_t length, const struct
     return r != 0 || length == 0 ? r : chain_try_readv(blk, offset, iov, count, length);
 }
 
+bool blk_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length, const struct iovec *iov,
+                       int count, struct layer_extent *extent)
+{
+    return length > 0 && blk->format->map_overwrite != NULL &&
+           check_request(blk, BLK_WRITE, offset, length, iov, count) == 0 &&
+           blk->format->map_overwrite(blk, offset, length, extent);
+}
+
 int blk_preadv(struct blk *blk, uint64_t offset, const struct iovec *iov, int count)
 {
     return blk_run(blk, BLK_READ, 0, offset, iov_length(iov, count), iov, count);

@@ -1,9 +1,9 @@
 /*
- * workers.c - a queue's threads for what may wait.
+ * workers.c - a queue's threads for what may wait, and for a share of its large copies.
  *
- * One lock guards two lists, of what is to be done and of what was. No wake-up is lost: a worker looks at
- * the first list under the lock before it sleeps. The event is raised, once, when the second list stops
- * being empty, and lowered by whoever empties it, both under the lock.
+ * One lock guards three lists: of what is to be done, of what is offered, and of what was done. No wake-up is
+ * lost: a worker looks at the first two under the lock before it sleeps. The event is raised, once, when the
+ * last list stops being empty, and lowered by whoever empties it, both under the lock.
  */
 #include "workers.h"
 
@@ -11,6 +11,7 @@
 #include "signals.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -19,6 +20,7 @@
 enum {
     MAX_WORKERS = 32, /* what drivers keep in flight when they wait for a disk */
     STACK_BYTES = 256 << 10,
+    MAX_HELPERS = 3, /* more do not copy faster together */
 };
 
 struct list {
@@ -29,10 +31,12 @@ struct list {
 struct workers {
     struct blk *blk;
     int event;
+    unsigned helpers; /* how many carry out at once what was offered */
 
     pthread_mutex_t lock; /* everything below */
     pthread_cond_t wanted;
-    struct list waiting, done;
+    struct list waiting, offered, done;
+    unsigned helping; /* of `helpers` */
     pthread_t threads[MAX_WORKERS];
     unsigned count, idle; /* idle: also those that were woken and have not taken anything yet */
     bool stopping;
@@ -70,6 +74,11 @@ static void raise_event(int event)
     (void)!write(event, &one, sizeof(one));
 }
 
+static bool may_help(const struct workers *w)
+{
+    return w->offered.first != NULL && w->helping < w->helpers;
+}
+
 static void *work(void *opaque)
 {
     struct workers *w = opaque;
@@ -78,18 +87,22 @@ static void *work(void *opaque)
     pthread_mutex_lock(&w->lock);
     for (;;) {
         struct blk_request *request;
+        bool helps;
 
         w->idle++;
-        while (w->waiting.first == NULL && !w->stopping)
+        while (w->waiting.first == NULL && !may_help(w) && !w->stopping)
             pthread_cond_wait(&w->wanted, &w->lock);
         w->idle--;
-        if (w->waiting.first == NULL)
+        if (w->waiting.first == NULL && !may_help(w))
             break;
-        request = take_first(&w->waiting);
+        helps = w->waiting.first == NULL;
+        request = take_first(helps ? &w->offered : &w->waiting);
+        w->helping += helps;
         pthread_mutex_unlock(&w->lock);
         request->result = blk_run(w->blk, request->op, request->flags, request->offset,
                                   request->length, request->iov, request->iovcnt);
         pthread_mutex_lock(&w->lock);
+        w->helping -= helps;
         append(&w->done, request);
         if (w->done.count == 1)
             raise_event(w->event);
@@ -119,6 +132,15 @@ static int start_thread(struct workers *w)
     return r;
 }
 
+static unsigned count_helpers(void)
+{
+    cpu_set_t usable;
+    unsigned processors =
+        sched_getaffinity(0, sizeof(usable), &usable) == 0 ? (unsigned)CPU_COUNT(&usable) : 1;
+
+    return processors - 1 < MAX_HELPERS ? processors - 1 : MAX_HELPERS;
+}
+
 struct workers *workers_create(struct blk *blk)
 {
     struct workers *w = calloc(1, sizeof(*w));
@@ -131,7 +153,9 @@ struct workers *workers_create(struct blk *blk)
         return NULL;
     }
     w->blk = blk;
+    w->helpers = count_helpers();
     clear(&w->waiting);
+    clear(&w->offered);
     clear(&w->done);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->wanted, NULL);
@@ -167,6 +191,33 @@ bool workers_give(struct workers *w, struct blk_request *request)
     }
     pthread_mutex_unlock(&w->lock);
     return given;
+}
+
+bool workers_offer(struct workers *w, struct blk_request *request)
+{
+    bool offered;
+
+    pthread_mutex_lock(&w->lock);
+    if (w->offered.count >= w->idle && w->count < w->helpers)
+        (void)start_thread(w);
+    offered = w->helpers > 0 && w->count > 0;
+    if (offered) {
+        append(&w->offered, request);
+        if (w->helping < w->helpers)
+            pthread_cond_signal(&w->wanted);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return offered;
+}
+
+struct blk_request *workers_take_offered(struct workers *w)
+{
+    struct blk_request *request;
+
+    pthread_mutex_lock(&w->lock);
+    request = w->offered.first != NULL ? take_first(&w->offered) : NULL;
+    pthread_mutex_unlock(&w->lock);
+    return request;
 }
 
 struct blk_request *workers_take_back(struct workers *w)

@@ -24,6 +24,11 @@ void workers_destroy(struct workers *workers);
 /* Hands a request over, whose result is set when it comes back. False: there is no thread and none could
  * be started. */
 bool workers_give(struct workers *workers, struct blk_request *request);
+/* The same, but that it may be taken back before anybody has begun: no more of them are carried out at once
+ * than there are processors besides the queue's thread's. False: there is no such processor, or no thread. */
+bool workers_offer(struct workers *workers, struct blk_request *request);
+/* Takes back the first one that was offered and not begun, or NULL. */
+struct blk_request *workers_take_offered(struct workers *workers);
 /* Takes back what has been carried out: a list by `next`, in the order in which it ended; or NULL. */
 struct blk_request *workers_take_back(struct workers *workers);
 /* Polls readable while there is something to take back. */

@@ -54,7 +54,7 @@ static const int plain_calls[] = {
     SCMP_SYS(pread64),    /* images, which are open */
     SCMP_SYS(preadv),     /* the same */
     SCMP_SYS(preadv2),    /* the same, without waiting */
-    SCMP_SYS(io_uring_enter), /* the same: rings that were made before, and can only read */
+    SCMP_SYS(io_uring_enter), /* the same: rings that were made before, for reads and writes alone */
     SCMP_SYS(pwrite64),   /* the same */
     SCMP_SYS(pwritev),    /* the same */
     SCMP_SYS(fdatasync),  /* a guest's flush */

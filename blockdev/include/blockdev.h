@@ -43,7 +43,7 @@ enum blk_cache {
 
 /* What carries out requests that wait for storage. */
 enum blk_aio {
-    BLK_AIO_AUTO,     /* io_uring for reads where the kernel has one to give, and threads */
+    BLK_AIO_AUTO,     /* io_uring for simple reads and overwrites where there is one, and threads */
     BLK_AIO_IO_URING, /* the same, or blk_queue_create() fails */
     BLK_AIO_THREADS,
 };
@@ -158,7 +158,7 @@ struct blk_request {
 int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err);
 void blk_queue_destroy(struct blk_queue *queue);
 
-/* "io_uring" or "threads": what carries out reads that wait for storage. */
+/* "io_uring" or "threads": what carries out simple requests that wait for storage. */
 const char *blk_queue_engine(const struct blk_queue *queue);
 
 /* Hands a request over. Never fails: every error, a range beyond the device included, arrives through
@@ -166,7 +166,7 @@ const char *blk_queue_engine(const struct blk_queue *queue);
 void blk_submit(struct blk_queue *queue, struct blk_request *request);
 
 /* Starts what was submitted, carries out or collects what can be, and calls done() for each request
- * that has finished. Returns how many completed. */
+ * that has finished. Returns how many completed; unless that is 0 there may be more without a wait. */
 unsigned blk_queue_complete(struct blk_queue *queue);
 
 /* A descriptor that polls readable while requests may be completed by blk_queue_complete(), for the

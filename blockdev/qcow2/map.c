@@ -67,6 +67,12 @@ int qcow2_l2_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset,
     return l2_get(q, guest_offset, l2_offset, true, slice, index);
 }
 
+int qcow2_l2_try_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset,
+                     struct qcow2_slice **slice, unsigned *index)
+{
+    return l2_get(q, guest_offset, l2_offset, false, slice, index);
+}
+
 /* The length of the unallocated range at `offset` that is known without any L2 table. Not too far:
  * who goes on in smaller steps would have it found out each time. */
 static uint64_t hole_length(const struct qcow2 *q, uint64_t offset, uint64_t length)

@@ -300,6 +300,7 @@ const struct blk_format qcow2_format = {
     .unhold = qcow2_unhold,
     .read = qcow2_read,
     .write = qcow2_write,
+    .map_overwrite = qcow2_map_overwrite,
     .write_zeroes = qcow2_write_zeroes,
     .discard = qcow2_discard,
     .compress = qcow2_compress,

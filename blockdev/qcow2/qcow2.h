@@ -466,6 +466,12 @@ int qcow2_l1_get(struct qcow2 *q, uint64_t guest_offset, uint64_t *l2_offset);
 /* Pins the slice with the guest offset's entry, which is entry *index of it. May drop the lock. */
 int qcow2_l2_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset,
                  struct qcow2_slice **slice, unsigned *index);
+/* The same; -EAGAIN where it would have to come from storage. */
+int qcow2_l2_try_get(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset,
+                     struct qcow2_slice **slice, unsigned *index);
+/* The format's map_overwrite(), overwrite.c; without the lock. */
+bool qcow2_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length,
+                         struct layer_extent *extent);
 /* The format's map(); without the lock. */
 int qcow2_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
               struct layer_extent *extent);

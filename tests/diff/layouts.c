@@ -92,6 +92,8 @@ const struct layout exact_layouts[] = {
      .layers = {RAW(2 * M), V3(4 * K, 2 * M + ODD)}},
     {.name = "cache=direct on a disk", .count = 2, .cache = BLK_CACHE_DIRECT, .on_disk = true,
      .layers = {RAW(3 * M + 7), V3(64 * K, 3 * M + ODD)}},
+    {.name = "snapshots, subclusters, cache=direct on a disk", .count = 2, .snapshots = true, .cache = BLK_CACHE_DIRECT,
+     .on_disk = true, .layers = {RAW(2 * M), EXTENDED(32 * K, 3 * M)}},
     {.name = "cache=unsafe", .count = 2, .cache = BLK_CACHE_UNSAFE,
      .layers = {V3(8 * K, 3 * M), V3(32 * K, 4 * M)}},
     {.name = "encrypted alone", .count = 1, .grows = true,
@@ -126,6 +128,8 @@ const unsigned exact_layout_count = ARRAY_LEN(exact_layouts);
 const struct layout overlap_layouts[] = {
     {.name = "64K over raw", .count = 2, .layers = {RAW(8 * M), V3(64 * K, 8 * M)}},
     {.name = "4K over 64K", .count = 2, .layers = {V3(64 * K, 2 * M), V3(4 * K, 2 * M)}},
+    {.name = "4K over 64K, cache=direct on a disk", .count = 2, .cache = BLK_CACHE_DIRECT, .on_disk = true,
+     .layers = {V3(64 * K, 2 * M), V3(4 * K, 2 * M)}},
     {.name = "512 over raw, tiny cache", .count = 2, .metadata_cache = 1024,
      .layers = {RAW(1 * M), V3(512, 1 * M)}},
     {.name = "version 2 over raw", .count = 2, .layers = {RAW(2 * M), V2(16 * K, 2 * M)}},
