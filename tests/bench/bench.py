@@ -107,11 +107,11 @@ class Bench:
     def requests(self, count, depth, size, step, write=False, image="overlay.qcow2", cold=False,
                  throwaway=None, direct=False):
         """One row of requests: rates in requests per second. `throwaway` ("on", "ram"): ours goes to such
-        a disk over the base. `direct`: of the base itself, with O_DIRECT; there is no limit to show."""
+        a disk over the base. `direct`: with O_DIRECT, reads of the base itself; there is no limit to show."""
         args = ["-c", count, "-d", depth, "-s", size, "-S", step] + (["-w"] if write else [])
 
         def target(who):
-            if direct or (throwaway and who == "ours"):
+            if (direct and not write) or (throwaway and who == "ours"):
                 return self.path("base.qcow2")
             if cold:
                 return self.overlay("cold-%s.qcow2" % who, "base.qcow2")
@@ -598,6 +598,10 @@ def rows(bench):
          random(READS // 5, 32, direct=True)),
         ("4K random read, past the page cache, depth 1", kilo, up,
          random(READS // 20, 1, direct=True)),
+        ("4K random overwrite, past the page cache, depth 32", kilo, up,
+         random(READS // 5, 32, write=True, direct=True)),
+        ("4K random overwrite, past the page cache, depth 1", kilo, up,
+         random(READS // 20, 1, write=True, direct=True)),
         ("1M sequential read, depth 4", rate, up,
          lambda: bench.requests(IMAGE // MIB * 4, 4, MIB, MIB)),
         *commands,
