@@ -230,7 +230,8 @@ static unsigned edit_distance(const char *a, const char *b)
 const char *optstr_nearest(const char *word, const char *const *known)
 {
     const char *best = NULL;
-    unsigned best_distance = 3;
+    /* Two edits of a short word are another word. */
+    unsigned best_distance = strlen(word) < 4 ? 2 : 3;
 
     for (; *known != NULL; known++) {
         unsigned distance = edit_distance(word, *known);

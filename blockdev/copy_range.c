@@ -56,7 +56,7 @@ int blk_copy_range(struct blk *from, uint64_t from_offset, struct blk *to, uint6
         !range_within(to_offset, length, to->length) || !to->writable) {
         return -EINVAL;
     }
-    if (to->format != &raw_format || to->is_probed) {
+    if (to->format != &raw_format || to->is_probed || to->raw_offset != 0) {
         return -ENOTSUP;
     }
     to_fd = plain_fd(to->file, to_offset, length);

@@ -9,8 +9,10 @@
 #include "checked.h"
 
 #include <errno.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { SECTOR = 512 };
@@ -104,6 +106,23 @@ static int open_and_lock(const char *image, const char *path, struct file **file
     return rc;
 }
 
+/* Before the first byte: that is when they count. */
+static void hint_file_system(struct file *file, const struct blk_create_options *options)
+{
+    struct fsxattr attributes;
+    int flags;
+
+    if (options->nocow && ioctl(file->fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags |= FS_NOCOW_FL;
+        (void)ioctl(file->fd, FS_IOC_SETFLAGS, &flags);
+    }
+    if (options->extent_size_hint != 0 && ioctl(file->fd, FS_IOC_FSGETXATTR, &attributes) == 0) {
+        attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
+        attributes.fsx_extsize = (uint32_t)options->extent_size_hint;
+        (void)ioctl(file->fd, FS_IOC_FSSETXATTR, &attributes);
+    }
+}
+
 /* The external data file, as long as the device. It stands beside the image unless its name says
  * otherwise, as it will when the image is opened. */
 static int create_data_file(const struct blk_create_options *options, char **path, bool *made,
@@ -122,8 +141,10 @@ static int create_data_file(const struct blk_create_options *options, char **pat
         data.prealloc = BLK_PREALLOC_OFF;
     if (options->backing_root != NULL)
         rc = policy_check_root(options->backing_root, file, err);
-    if (rc == 0)
+    if (rc == 0) {
+        hint_file_system(file, options);
         rc = raw_write(file, &data, err);
+    }
     file_close(file);
     return rc;
 }
@@ -148,6 +169,8 @@ int blk_create(const struct blk_create_options *asked, struct err *err)
 
     if (creator == NULL)
         return err_set(err, -EINVAL, "%s: Unknown file format '%s'", asked->path, asked->format);
+    if (asked->extent_size_hint > UINT32_MAX)
+        return err_set(err, -EINVAL, "%s: Extent size hint is too large", asked->path);
     if (asked->size > INT64_MAX - SECTOR)
         return err_set(err, -EFBIG, "%s: The image size is too large", asked->path);
     /* Disks consist of sectors; QEMU rounds up likewise. */
@@ -160,8 +183,10 @@ int blk_create(const struct blk_create_options *asked, struct err *err)
         return rc;
     if (options.data_file != NULL)
         rc = create_data_file(&options, &data_path, &made_data, err);
-    if (rc == 0)
+    if (rc == 0) {
+        hint_file_system(file, &options);
         rc = creator->write(file, &options, err);
+    }
     file_close(file);
     if (rc < 0 && made)
         (void)unlink(options.path);

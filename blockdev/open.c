@@ -68,6 +68,9 @@ static int lock_file(struct file *file, const struct blk_open_options *options, 
     unsigned used = FILE_PERM_CONSISTENT_READ;
     unsigned shared = FILE_PERM_CONSISTENT_READ | FILE_PERM_WRITE_UNCHANGED;
 
+    if (options->no_lock) {
+        return 0;
+    }
     if (options->force_share) {
         shared = FILE_PERM_ALL;
     } else if (options->writable) {
@@ -198,7 +201,7 @@ static int open_named(const char *what, const char *path,
 {
     int r;
 
-    if (parent->is_probed && !options->trust_probe) {
+    if (parent->is_probed && !options->trust_probe && file_options->is_named) {
         return err_set(err, -EPERM,
                        "'%s' names a %s file, but its format was guessed: give format=qcow2 "
                        "(or record the backing format in the image above it) if you trust it",
@@ -230,7 +233,8 @@ static int open_data(struct blk *top, struct blk *blk, const struct blk_open_opt
         .is_named = true,
     };
     const struct blk_open_options lock_options = {.writable = blk->writable,
-                                                  .force_share = options->force_share};
+                                                  .force_share = options->force_share,
+                                                  .no_lock = options->no_lock};
     struct file *file = NULL;
     char *path;
     int r;
@@ -252,15 +256,51 @@ static int open_data(struct blk *top, struct blk *blk, const struct blk_open_opt
     return r != 0 ? err_prefix(err, r, "Could not open data file of '%s'", blk->path) : 0;
 }
 
+/* What the caller wants below the layer at `depth`, or NULL. */
+static const struct blk_backing_choice *find_choice(const struct blk_open_options *options,
+                                                    unsigned depth)
+{
+    bool is_there = depth < options->backing_count && options->backings[depth].path != NULL;
+
+    return is_there ? &options->backings[depth] : NULL;
+}
+
+/* Sets backing_path of the layer at `depth`; it stays NULL where nothing lies below. */
+static int find_below(struct blk *blk, unsigned depth, const struct blk_open_options *options,
+                      struct err *err)
+{
+    const struct blk_backing_choice *choice = find_choice(options, depth);
+
+    if (choice == NULL) {
+        return blk->backing_name != NULL
+                   ? blk_backing_path(blk->path, blk->backing_name, &blk->backing_path, err)
+                   : 0;
+    }
+    if (choice->path[0] == '\0') {
+        return 0;
+    }
+    if (blk->backing_name == NULL && (blk->writable || blk->format == &raw_format)) {
+        /* Zeros are left unallocated in an image that names nothing below. */
+        return err_set(err, -EINVAL, "'%s' names no backing file, so it can be given one %s",
+                       blk->path, blk->writable ? "for reading alone" : "only if it is not raw");
+    }
+    blk->backing_path = strdup(choice->path);
+    return blk->backing_path != NULL
+               ? 0
+               : err_set_errno(err, -ENOMEM, "Could not open '%s'", blk->path);
+}
+
 /* `depth`: of the layer that is opened. */
 static int open_below(struct blk *top, struct blk *parent, unsigned depth,
                       const struct blk_open_options *options, struct err *err)
 {
     unsigned key = depth < options->key_count ? depth : options->key_count - 1;
-    const struct file_open_options file_options = {.is_named = true};
+    const struct blk_backing_choice *choice = find_choice(options, depth - 1);
+    const struct file_open_options file_options = {.is_named = choice == NULL};
     struct blk_open_options below = {
         .path = parent->backing_path,
-        .format = parent->backing_format,
+        .format =
+            choice != NULL && choice->format != NULL ? choice->format : parent->backing_format,
         .no_data_file = options->no_data_file,
         .force_share = options->force_share,
         .metadata_cache = options->metadata_cache,
@@ -290,19 +330,20 @@ int blk_open_file(struct file *file, const struct blk_open_options *options, str
         return r;
     }
     r = open_data(top, top, options, err);
-    for (last = top; r == 0 && last != NULL && last->backing_name != NULL; last = last->backing) {
-        r = blk_backing_path(last->path, last->backing_name, &last->backing_path,
-                             options->no_backing ? NULL : err);
+    for (last = top; r == 0 && last != NULL; last = last->backing) {
+        r = find_below(last, depth, options, options->no_backing ? NULL : err);
         if (options->no_backing) {
             /* A name that cannot be opened is still a fact that tools want to show. */
             r = 0;
             break;
         }
-        if (r == 0 && ++depth > BLK_MAX_DEPTH) {
+        if (r != 0 || last->backing_path == NULL) {
+            break;
+        }
+        if (++depth > BLK_MAX_DEPTH) {
             r = err_set(err, -ELOOP, "The backing chain of '%s' is deeper than %d images",
                         top->path, BLK_MAX_DEPTH);
-        }
-        if (r == 0) {
+        } else {
             r = open_below(top, last, depth, options, err);
         }
     }
@@ -330,8 +371,7 @@ int blk_open(const struct blk_open_options *options, struct blk **out, struct er
         return ephemeral_open(options, out, err);
     }
     if (options->force_share && options->writable) {
-        return err_set(err, -EINVAL, "'%s': locks can be left out for read-only use alone",
-                       options->path);
+        return err_set(err, -EINVAL, "force-share=on can only be used with read-only images");
     }
     r = file_open_posix(options->path, &file_options, &file, err);
     if (r == 0 && options->path_is_named && options->backing_root != NULL) {

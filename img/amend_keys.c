@@ -1,6 +1,7 @@
 #include "amend_keys.h"
 
 #include "checked.h"
+#include "image_opts.h"
 #include "keys.h"
 #include "log.h"
 
@@ -68,7 +69,7 @@ int amend_keys_read(struct create_options *options, const char *path, struct blk
         return complain("'new-secret' must not be given when erasing keyslots");
     if (!change->activate && change->set_iter_time)
         return complain("'iter-time' must not be given when erasing keyslots");
-    keys_apply(&image, path, 0);
+    image_opts_apply(&image, path, 0);
     if (image.key_count > 0)
         change->opens = image.keys[0];
     return find_secret(change->activate ? added : old, &change->key);

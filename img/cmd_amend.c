@@ -7,8 +7,8 @@
 #include "amend_keys.h"
 #include "checked.h"
 #include "create_options.h"
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "optstr.h"
 #include "size.h"
@@ -126,7 +126,7 @@ static bool parse_args(int argc, char **argv, struct amend_args *args, int *stat
     }
     if (args->cache != NULL && !img_parse_cache(args->cache, "cache", &args->open.cache))
         return false;
-    args->open.path = keys_image_path(argv[optind], false);
+    args->open.path = image_opts_path(argv[optind], false);
     return args->open.path != NULL;
 }
 

@@ -154,7 +154,7 @@ static bool parse_args(int argc, char **argv, struct bench_args *args, int *stat
                   args->open.path);
         return false;
     }
-    if (!args->has_step)
+    if (!args->has_step || args->step == 0)
         args->step = args->size;
     return true;
 }
@@ -276,7 +276,8 @@ static int measure(struct bench *bench)
     run_requests(bench);
     clock_gettime(CLOCK_MONOTONIC, &to);
     if (bench->error < 0) {
-        log_error("Failed request: %s", strerror(-bench->error));
+        /* To QEMU, a request behind the end of the device is an I/O error. */
+        log_error("Failed request: %s", strerror(bench->error == -EINVAL ? EIO : -bench->error));
         return 1;
     }
     printf("Run completed in %3.3f seconds.\n", seconds_between(&from, &to));

@@ -4,8 +4,8 @@
  * The actions are carried out in the order in which they were given; the first that fails ends the
  * command, and those before it stay.
  */
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 
 #include <errno.h>
@@ -74,7 +74,7 @@ static bool parse_args(int argc, char **argv, struct bitmap_args *args, int *sta
         log_error("Expecting filename and bitmap name");
         return false;
     }
-    args->path = keys_image_path(argv[optind], false);
+    args->path = image_opts_path(argv[optind], false);
     if (args->path == NULL)
         return false;
     args->name = argv[optind + 1];

@@ -10,8 +10,8 @@
  * short is simply run again.
  */
 #include "checked.h"
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "pace.h"
 
@@ -115,7 +115,8 @@ static bool is_loop(const struct chain *chain, const char *path)
 
 static bool is_base(const struct commit_args *args, const struct blk_info *info)
 {
-    return args->base_name == NULL || strcmp(args->base_name, info->backing_name) == 0 ||
+    return args->base_name == NULL ||
+           (info->backing_name != NULL && strcmp(args->base_name, info->backing_name) == 0) ||
            strcmp(args->base_name, info->backing_path) == 0 ||
            img_same_file(args->base_name, info->backing_path);
 }
@@ -130,7 +131,7 @@ static bool look_below(const struct commit_args *args, const struct chain *chain
         log_error("%s", err.text);
         return false;
     }
-    if (info->backing_name == NULL) {
+    if (info->backing_name == NULL && info->backing_path == NULL) {
         if (chain->count == 1 && args->base_name == NULL)
             log_error("Image does not have a backing file");
         else
@@ -152,6 +153,7 @@ static bool look_below(const struct commit_args *args, const struct chain *chain
 /* Opens everything; false after a message. chain_close() is due in any case. */
 static bool chain_open(const struct commit_args *args, struct chain *chain)
 {
+    const struct blk_backing_choice *choice;
     struct blk_open_options open = {
         .path = args->path,
         .format = args->format,
@@ -160,7 +162,6 @@ static bool chain_open(const struct commit_args *args, struct chain *chain)
         .cache = args->cache,
     };
 
-    keys_apply(&open, args->path, 0);
     for (;;) {
         struct blk *blk = img_open(&open);
         struct blk_info info;
@@ -171,7 +172,12 @@ static bool chain_open(const struct commit_args *args, struct chain *chain)
                                          .path_is_named = true,
                                          .format = info.backing_format,
                                          .no_backing = true};
-        keys_apply(&open, args->path, chain->count);
+        choice = image_opts_below(args->path, chain->count - 1);
+        if (choice != NULL) {
+            open.path_is_named = false;
+            open.format = choice->format != NULL ? choice->format : open.format;
+        }
+        image_opts_apply(&open, args->path, chain->count);
         if (is_base(args, &info))
             break;
     }

@@ -3,8 +3,8 @@
  */
 #include "checked.h"
 #include "compare.h"
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 
 #include <inttypes.h>
@@ -71,7 +71,7 @@ static bool parse_args(int argc, char **argv, struct compare_args *args, int *st
     if (cache_text != NULL && !img_parse_cache(cache_text, "source cache", &cache))
         return false;
     for (int i = 0; i < 2; i++) {
-        args->open[i].path = keys_image_path(argv[optind + i], false);
+        args->open[i].path = image_opts_path(argv[optind + i], false);
         args->open[i].cache = cache;
         args->open[i].force_share = force_share;
         if (args->open[i].path == NULL)

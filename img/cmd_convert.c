@@ -5,8 +5,8 @@
 #include "convert_bitmaps.h"
 #include "copy.h"
 #include "create_options.h"
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "snapshot_param.h"
 
@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { DEFAULT_SPARSE = 4096, SECTOR = 512, MAX_COROUTINES = 16 };
+enum { DEFAULT_SPARSE = 4096, MAX_SPARSE = 16 << 20, SECTOR = 512, MAX_COROUTINES = 16 };
 enum { OPT_BITMAPS = 0x200, OPT_SKIP_BROKEN, OPT_SALVAGE, OPT_TARGET_IS_ZERO };
 
 struct convert_args {
@@ -25,7 +25,7 @@ struct convert_args {
     const char *snapshot;                 /* -l */
     enum blk_cache cache, source_cache;
     uint64_t sparse, rate;
-    bool has_sparse; /* -S was given */
+    bool has_sparse, has_out_format; /* -S, -O were given */
     bool quiet, progress, skip_create, force_share, compress;
     bool offload, salvage, target_is_zero; /* -C */
     bool bitmaps, skip_broken_bitmaps;
@@ -47,6 +47,18 @@ static bool parse_coroutines(const char *text)
     return false;
 }
 
+static bool parse_sparse(const char *text, uint64_t *sparse)
+{
+    if (!img_parse_size(text, "buffer size for sparse output", sparse))
+        return false;
+    if (*sparse % SECTOR == 0 && *sparse <= MAX_SPARSE)
+        return true;
+    log_error("Invalid buffer size for sparse output specified. Valid sizes are multiples of %d up "
+              "to %d. Select 0 to disable sparse detection (fully allocates output).",
+              SECTOR, MAX_SPARSE);
+    return false;
+}
+
 /* One option; false after a message. */
 static bool parse_option(struct convert_args *args, int c)
 {
@@ -56,6 +68,7 @@ static bool parse_option(struct convert_args *args, int c)
         return true;
     case 'O':
         args->out_format = optarg;
+        args->has_out_format = true;
         return true;
     case 'B':
         args->backing = optarg;
@@ -70,11 +83,8 @@ static bool parse_option(struct convert_args *args, int c)
     case 'T':
         return img_parse_cache(optarg, "source cache", &args->source_cache);
     case 'S':
-        if (!img_parse_size(optarg, "buffer size for sparse output", &args->sparse))
-            return false;
-        args->sparse = align_down(args->sparse, SECTOR);
         args->has_sparse = true;
-        return true;
+        return parse_sparse(optarg, &args->sparse);
     case 'l':
         args->snapshot = optarg;
         return true;
@@ -124,6 +134,8 @@ static bool check_options(const struct convert_args *args)
 
     if (args->skip_broken_bitmaps && !args->bitmaps)
         problem = "Use of --skip-broken-bitmaps requires --bitmaps";
+    else if (image_opts_enabled(true) && !args->skip_create)
+        problem = "--target-image-opts requires use of -n flag";
     else if (args->target_is_zero && !args->skip_create)
         problem = "--target-is-zero requires use of -n flag";
     else if (args->offload && args->compress)
@@ -177,11 +189,11 @@ static bool parse_args(int argc, char **argv, struct convert_args *args, int *st
     args->source_paths = (const char **)(argv + optind);
     args->source_count = (unsigned)(argc - optind - 1);
     for (unsigned i = 0; i < args->source_count; i++) {
-        args->source_paths[i] = keys_image_path(argv[optind + (int)i], false);
+        args->source_paths[i] = image_opts_path(argv[optind + (int)i], false);
         if (args->source_paths[i] == NULL)
             return false;
     }
-    args->target_path = keys_image_path(argv[argc - 1], true);
+    args->target_path = image_opts_path(argv[argc - 1], true);
     return args->target_path != NULL;
 }
 
@@ -217,16 +229,11 @@ static int create_target(struct convert_args *args, uint64_t size)
 
     if (create_options_finish(options, NULL) < 0)
         return -1;
-    if (!options->has_size)
-        blk->size = size;
+    blk->size = size; /* whatever -o says: as qemu-img does it */
     if (resolve_backing(args) < 0)
         return -1;
     if (blk->backing_name != NULL && strcmp(blk->format, "raw") == 0) {
         log_error("Backing file not supported for file format 'raw'");
-        return -1;
-    }
-    if (blk->size < size) {
-        log_error("output file is smaller than input file");
         return -1;
     }
     if (blk_create(blk, &err) < 0) {
@@ -322,7 +329,7 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
         .source_count = args->source_count,
         .sparse = args->sparse,
         .compress = args->compress,
-        .skip_unallocated = !args->skip_create && args->options.blk.backing_name != NULL,
+        .skip_unallocated = args->backing != NULL || args->options.blk.backing_name != NULL,
         .offload = args->offload,
         .salvage = args->salvage,
         .quiet = args->quiet,
@@ -337,7 +344,7 @@ static int copy(const struct convert_args *args, struct blk **sources, uint64_t 
                                                   !is_block_device(args->target_path));
     job.target = img_open(&(struct blk_open_options){
         .path = args->target_path,
-        .format = args->out_format,
+        .format = image_opts_enabled(true) && !args->has_out_format ? NULL : args->out_format,
         .writable = true,
         .discard = true,
         .keys = luks != NULL ? &luks->key : NULL,
@@ -418,6 +425,13 @@ static int convert(struct convert_args *args)
     sources = open_sources(args, &size);
     if (sources == NULL)
         return 1;
+    if (args->source_count > 1 &&
+        (args->backing != NULL || args->options.blk.backing_name != NULL)) {
+        log_error("Having a backing file for the target makes no sense when concatenating multiple "
+                  "input images");
+        close_sources(sources, args->source_count);
+        return 1;
+    }
     is_new = !args->skip_create && access(args->target_path, F_OK) != 0;
     if (check_compression(args) < 0 || !check_bitmaps(args, sources[0])) {
         close_sources(sources, args->source_count);

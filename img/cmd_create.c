@@ -207,6 +207,10 @@ int cmd_create(int argc, char **argv)
 
     if (!parse_args(argc, argv, &args, &status))
         goto out;
+    if (create_options_asked(&args.options) && !img_known_format(args.format)) {
+        log_error("Unknown file format '%s'", args.format);
+        goto out;
+    }
     if (create_options_help(&args.options, args.format, optind < argc)) {
         status = 0;
         goto out;

@@ -7,8 +7,8 @@
  */
 #include "checked.h"
 #include "extent.h"
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "zero.h"
 
@@ -90,7 +90,7 @@ static bool parse_args(int argc, char **argv, struct dd_args *args, int *status)
         log_error("Must specify both input and output files");
         return false;
     }
-    args->open.path = keys_image_path(args->open.path, false);
+    args->open.path = image_opts_path(args->open.path, false);
     return args->open.path != NULL;
 }
 

@@ -250,10 +250,10 @@ static json_t *to_json(struct blk *blk, const struct blk_info *info, bool limits
 {
     json_t *object = json_object(), *snapshots;
 
-    if (snapshot_list_to_json(blk, &snapshots, NULL) == 0 && snapshots != NULL)
-        (void)json_object_set_new(object, "snapshots", snapshots);
     if (info->backing_format != NULL)
         json_add_text(object, "backing-filename-format", info->backing_format);
+    if (snapshot_list_to_json(blk, &snapshots, NULL) == 0 && snapshots != NULL)
+        (void)json_object_set_new(object, "snapshots", snapshots);
     json_add_number(object, "virtual-size", info->virtual_size);
     json_add_text(object, "filename", blk_path(blk));
     json_add_nonzero(object, "cluster-size", info->cluster_size);
@@ -265,10 +265,10 @@ static json_t *to_json(struct blk *blk, const struct blk_info *info, bool limits
         (void)json_object_set_new(object, "format-specific", qcow2_to_json(blk, info));
     if (info->backing_path != NULL)
         json_add_text(object, "full-backing-filename", info->backing_path);
-    if (info->backing_name != NULL)
-        json_add_text(object, "backing-filename", info->backing_name);
     if (info->is_encrypted)
         json_add_bool(object, "encrypted", true);
+    if (info->backing_name != NULL)
+        json_add_text(object, "backing-filename", info->backing_name);
     json_add_bool(object, "dirty-flag", info->is_dirty);
     return object;
 }

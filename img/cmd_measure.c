@@ -7,9 +7,9 @@
 #include "checked.h"
 #include "create_options.h"
 #include "extent.h"
+#include "image_opts.h"
 #include "img.h"
 #include "json.h"
-#include "keys.h"
 #include "log.h"
 #include "snapshot_param.h"
 
@@ -49,7 +49,8 @@ static bool check_operands(int argc, char **argv, struct measure_args *args)
         problem = "At most one filename argument is allowed.";
     else if (count == 1 && args->has_size)
         problem = "--size N cannot be used together with a filename.";
-    else if (count == 0 && (args->open.format != NULL || args->snapshot != NULL))
+    else if (count == 0 &&
+             (image_opts_enabled(false) || args->open.format != NULL || args->snapshot != NULL))
         problem = "--image-opts, -f, and -l require a filename argument.";
     else if (count == 0 && !args->has_size)
         problem = "Either --size N or one filename must be specified.";
@@ -58,7 +59,7 @@ static bool check_operands(int argc, char **argv, struct measure_args *args)
         return false;
     }
     if (count == 1)
-        args->open.path = keys_image_path(argv[optind], false);
+        args->open.path = image_opts_path(argv[optind], false);
     return count == 0 || args->open.path != NULL;
 }
 

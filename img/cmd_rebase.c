@@ -7,11 +7,12 @@
  * Unsafe mode (-u) switches the header alone.
  */
 #include "checked.h"
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "rebase_copy.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -138,8 +139,10 @@ static int copy_differences(const struct rebase_args *args, struct blk *overlay)
             .force_share = args->force_share,
         };
 
-        keys_apply(&open, args->path, 1);
-        if (blk_open(&open, &new_base, &err) < 0) {
+        image_opts_apply(&open, args->path, 1);
+        rc = blk_open(&open, &new_base, &err);
+        if (rc < 0) {
+            img_trim_open_error(open.path, rc, &err);
             log_error("Could not open new backing file '%s': %s", args->backing, err.text);
             return 1;
         }
@@ -187,7 +190,8 @@ static int rebase(struct rebase_args *args)
                                  args->backing_path != NULL ? args->backing_format : NULL, &err);
         if (rc < 0) {
             log_error("Could not change the backing file to '%s': %s",
-                      args->backing != NULL ? args->backing : "", err.text);
+                      args->backing != NULL ? args->backing : "",
+                      rc == -ENOTSUP ? strerror(-rc) : err.text);
             status = 1;
         }
     }

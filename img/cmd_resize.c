@@ -6,8 +6,8 @@
  * must be a multiple of 512.
  */
 #include "create_options.h"
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "size.h"
 
@@ -70,7 +70,7 @@ static bool parse_args(int argc, char **argv, struct resize_args *args, int *sta
         *status = img_usage_error("Expecting image file name and size");
         return false;
     }
-    args->open.path = keys_image_path(argv[optind], false);
+    args->open.path = image_opts_path(argv[optind], false);
     return args->open.path != NULL;
 }
 

@@ -99,7 +99,9 @@ static int apply(struct blk *blk, const char *name)
         rc = blk_snapshot_find(blk, NULL, name, &index, &err);
     if (rc == 0)
         rc = blk_snapshot_apply(blk, index, &err);
-    if (rc == -EBUSY)
+    if (rc < 0 && strcmp(blk_format(blk), "raw") == 0)
+        log_error("Could not apply snapshot '%s': Block driver does not support snapshots", name);
+    else if (rc == -EBUSY)
         log_error("Could not apply snapshot '%s': %s", name, err.text);
     else if (rc < 0)
         log_error("Could not apply snapshot '%s': Failed to load snapshot: %s", name,

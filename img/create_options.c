@@ -42,8 +42,10 @@ static const struct known_option {
     {"encrypt.key-secret", QCOW2, "str", "ID of secret providing LUKS passphrase", NULL},
     {"encryption", QCOW2, "bool (on/off)", NULL, "off"},
     {"extended_l2", QCOW2, "bool (on/off)", "Extended L2 tables", NULL},
+    {"extent_size_hint", QCOW2 | RAW, "size", "Extent size hint for the image file, 0 to disable",
+     NULL},
     {"lazy_refcounts", QCOW2, "bool (on/off)", "Postpone refcount updates", NULL},
-    {"nocow", QCOW2 | RAW, "bool (on/off)", NULL, "off"},
+    {"nocow", QCOW2 | RAW, "bool (on/off)", "Turn off copy-on-write (valid only on btrfs)", NULL},
     {"preallocation", QCOW2 | RAW, "str", NULL, NULL},
     {"refcount_bits", QCOW2, "num", "Width of a reference count entry in bits", NULL},
     {"size", QCOW2 | RAW, "size", "Virtual disk size", NULL},
@@ -98,6 +100,13 @@ bool create_options_asked(const struct create_options *options)
     return asked;
 }
 
+/* Whether QEMU has it as an option of the file below the format. */
+static bool is_of_file(const char *key, const char *format)
+{
+    return strcmp(key, "nocow") == 0 || strcmp(key, "extent_size_hint") == 0 ||
+           (strcmp(key, "preallocation") == 0 && format_bit(format) == RAW);
+}
+
 bool create_options_help(const struct create_options *options, const char *format, bool has_target)
 {
     if (!create_options_asked(options))
@@ -110,7 +119,8 @@ bool create_options_help(const struct create_options *options, const char *forma
         const char *help = known[i].help;
         char head[64];
 
-        if ((known[i].formats & format_bit(format)) == 0)
+        if ((known[i].formats & format_bit(format)) == 0 ||
+            (!has_target && is_of_file(known[i].key, format)))
             continue;
         if (strcmp(known[i].key, "preallocation") == 0)
             help = format_bit(format) == RAW
@@ -124,6 +134,9 @@ bool create_options_help(const struct create_options *options, const char *forma
             printf(" (%s alone)", known[i].only_value);
         printf("\n");
     }
+    if (!has_target)
+        printf("\nThe protocol level may support further options.\n"
+               "Specify the target filename to include those options.\n");
     return true;
 }
 
@@ -306,6 +319,21 @@ static int get_encryption(struct create_options *options, const char *path)
     return 0;
 }
 
+/* What is for the file system. */
+static int parse_hints(struct create_options *options, const char *path)
+{
+    uint64_t hint = 0;
+
+    if (optstr_get_bool(&options->items, "nocow", &options->blk.nocow, NULL) < 0)
+        return complain_value(path, "nocow", "expects 'on' or 'off'");
+    if (optstr_get_size(&options->items, "extent_size_hint", &hint, NULL) < 0)
+        return create_options_complain_size(path, "extent_size_hint");
+    options->has_nocow = optstr_get(&options->items, "nocow") != NULL;
+    options->has_extent_size_hint = optstr_get(&options->items, "extent_size_hint") != NULL;
+    options->blk.extent_size_hint = hint;
+    return 0;
+}
+
 int create_options_parse(struct create_options *options, const char *path)
 {
     struct blk_create_options *blk = &options->blk;
@@ -334,7 +362,7 @@ int create_options_parse(struct create_options *options, const char *path)
         return complain_value(path, "extended_l2", "expects 'on' or 'off'");
     if (optstr_get_bool(items, "data_file_raw", &blk->data_file_raw, NULL) < 0)
         return complain_value(path, "data_file_raw", "expects 'on' or 'off'");
-    if (create_options_refcount_bits(options, path) < 0)
+    if (create_options_refcount_bits(options, path) < 0 || parse_hints(options, path) < 0)
         return -1;
     options->has_data_file_raw = optstr_get(items, "data_file_raw") != NULL;
     blk->data_file = optstr_get(items, "data_file");
@@ -346,7 +374,6 @@ int create_options_parse(struct create_options *options, const char *path)
         return -1;
     options->compat = optstr_get(items, "compat");
     options->preallocation = optstr_get(items, "preallocation");
-    options->nocow = optstr_get(items, "nocow");
     blk->backing_name = optstr_get(items, "backing_file");
     blk->backing_format = optstr_get(items, "backing_fmt");
     return 0;
@@ -423,10 +450,12 @@ void create_options_print(const struct create_options *options)
     if (qcow2)
         printf(" lazy_refcounts=%s refcount_bits=%lld", blk->lazy_refcounts ? "on" : "off",
                (long long)options->refcount_bits);
-    else if (options->preallocation != NULL)
+    if (options->has_nocow)
+        print_value("nocow", blk->nocow ? "on" : "off");
+    if (!qcow2 && options->preallocation != NULL)
         print_value("preallocation", options->preallocation);
-    if (options->nocow != NULL)
-        print_value("nocow", options->nocow);
+    if (options->has_extent_size_hint)
+        printf(" extent_size_hint=%llu", (unsigned long long)blk->extent_size_hint);
     printf("\n");
     fflush(stdout);
 }

@@ -16,10 +16,11 @@ struct create_options {
     struct blk_create_options blk; /* its strings are borrowed from `items` or the command line */
     bool has_size;                 /* size= was given */
     bool has_data_file_raw;
-    const char *compat, *preallocation, *nocow; /* as given, or NULL */
-    uint64_t refcount_bits;                     /* as given, or 16 */
-    struct blk_luks_options luks; /* blk.luks leads here when encryption is asked for */
-    const char *key_secret;       /* encrypt.key-secret, or NULL */
+    bool has_nocow, has_extent_size_hint;
+    const char *compat, *preallocation; /* as given, or NULL */
+    uint64_t refcount_bits;             /* as given, or 16 */
+    struct blk_luks_options luks;       /* blk.luks leads here when encryption is asked for */
+    const char *key_secret;             /* encrypt.key-secret, or NULL */
     struct optstr items;
     char *text; /* every -o so far */
 };

@@ -90,6 +90,9 @@ void img_explain(struct blk *blk, int code, struct err *problem);
 struct blk *img_open(const struct blk_open_options *options);
 /* The same without the message: *err is the REASON. */
 struct blk *img_try_open(const struct blk_open_options *options, struct err *err);
+/* Takes "Could not open 'PATH': " from the beginning of a reason, as QEMU has it, but where the file itself
+ * cannot be opened. `rc` is what blk_open() returned. */
+void img_trim_open_error(const char *path, int rc, struct err *err);
 /* blk_close(); an error makes *status 1 and is printed, unless *status was 1: then another one was (status
  * NULL: ignored). blk NULL is allowed. */
 void img_close(struct blk *blk, int *status);

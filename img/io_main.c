@@ -2,6 +2,7 @@
  * minivmm-io - reads and writes disk images by commands, to exercise the block engine. For tests: it is
  * built, but not installed.
  */
+#include "image_opts.h"
 #include "io.h"
 #include "keys.h"
 #include "log.h"
@@ -142,7 +143,7 @@ static int parse(int argc, char **argv, struct io *io, struct command_line *line
         return 1;
     }
     if (optind < argc) {
-        line->settings.open.path = keys_image_path(argv[optind], false);
+        line->settings.open.path = image_opts_path(argv[optind], false);
         return line->settings.open.path != NULL ? GO_ON : 1;
     }
     return GO_ON;
@@ -179,6 +180,7 @@ int main(int argc, char **argv)
 
     process_prepare();
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGUSR1, SIG_IGN); /* QEMU's own: `sigraise 10` is survived */
     log_init(argc > 0 ? argv[0] : NULL);
     if (argc > 0)
         argv[0] = (char *)(uintptr_t)log_program_name(); /* for getopt()'s messages */

@@ -1,8 +1,9 @@
 /*
  * io_open.c - open, close and reopen.
  */
+#include "image_opts.h"
+#include "image_opts_known.h"
 #include "io.h"
-#include "keys.h"
 #include "log.h"
 #include "optstr.h"
 
@@ -157,6 +158,9 @@ static int parse_open_option(int c, struct io_settings *settings, char **options
  * after a message. */
 static const char *find_path(const char *word, char **options)
 {
+    const char *path;
+    struct err err;
+
     if (word != NULL && !append(options, "file.filename=", word, true)) {
         log_error("out of memory");
         return NULL;
@@ -165,7 +169,11 @@ static const char *find_path(const char *word, char **options)
         log_error("can't open: a file name is missing");
         return NULL;
     }
-    return keys_named_image(*options);
+    path = image_opts_named(*options, &err);
+    if (path == NULL)
+        log_error("can't open%s%s: %s", word != NULL ? " device " : "", word != NULL ? word : "",
+                  err.text);
+    return path;
 }
 
 int io_open_command(struct io *io, int argc, char **argv)
@@ -192,8 +200,10 @@ int io_open_command(struct io *io, int argc, char **argv)
 
 /* ---- reopen ---- */
 
-/* cache.direct, cache.no-flush and discard, which are all that can change. */
-static int parse_changes(const char *text, bool has_cache, struct io_settings *settings)
+/* cache.direct, cache.no-flush and discard, which are all that can change; what tunes QEMU alone changes
+ * nothing. */
+static int parse_changes(const char *text, bool has_cache, const char *driver,
+                         struct io_settings *settings)
 {
     static const char *const known[] = {"cache.direct", "cache.no-flush", "discard", NULL};
     bool direct = settings->open.cache == BLK_CACHE_DIRECT;
@@ -208,11 +218,14 @@ static int parse_changes(const char *text, bool has_cache, struct io_settings *s
 
         while (known[k] != NULL && strcmp(known[k], options.items[i].key) != 0)
             k++;
+        if (known[k] == NULL && image_opts_is_tuning(options.items[i].key, driver))
+            continue;
         if (known[k] == NULL)
             rc = err_set(&err, -EINVAL, "Cannot change the option '%s'", options.items[i].key);
         else if (k < 2 && has_cache)
             rc = err_set(&err, -EINVAL, "Cannot set both -c and the cache options");
     }
+    rc = rc == 0 ? image_opts_check_layer(&options, "", driver, &err) : rc;
     rc = rc == 0 ? optstr_get_bool(&options, known[0], &direct, &err) : rc;
     rc = rc == 0 ? optstr_get_bool(&options, known[1], &no_flush, &err) : rc;
     if (rc < 0)
@@ -274,7 +287,8 @@ int io_reopen_command(struct io *io, int argc, char **argv)
     if (optind != argc)
         return io_usage(argv[0]);
     if (options != NULL)
-        rc = parse_changes(options, has_cache, &wanted);
+        rc = parse_changes(options, has_cache, io->blk != NULL ? blk_format(io->blk) : "raw",
+                           &wanted);
     if (rc == 0 && wanted.open.ephemeral != BLK_EPHEMERAL_OFF) {
         log_error("what was written since 'open -s' would be lost");
         rc = -ENOTSUP;

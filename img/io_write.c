@@ -1,13 +1,15 @@
 /*
  * io_write.c - write, writev and aio_write.
  */
+#include "checked.h"
+#include "extent.h"
 #include "io.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { DEFAULT_PATTERN = 0xcd };
+enum { DEFAULT_PATTERN = 0xcd, SUBCLUSTERS = 32 };
 
 struct write_args {
     struct io_job job;
@@ -97,6 +99,29 @@ static void set_request(struct write_args *args)
     request->flags |= args->unmap ? BLK_REQ_MAY_UNMAP : 0;
 }
 
+/* Whether zeros can be had there without a write of them: of whole clusters or subclusters (the device's
+ * last one may be short), or where there are zeros already. */
+static bool is_cheap_zero(struct io *io, uint64_t offset, uint64_t length)
+{
+    uint64_t size = blk_length(io->blk), unit, end;
+    struct blk_extent extent = {.length = 0};
+    struct blk_info info;
+
+    if (blk_get_info(io->blk, &info, NULL) < 0 || info.cluster_size == 0 ||
+        !range_within(offset, length, size))
+        return true;
+    unit = info.cluster_size / (info.extended_l2 ? SUBCLUSTERS : 1);
+    end = offset + length;
+    if (offset % unit == 0 && (end % unit == 0 || end == size))
+        return true;
+    end = min_u64(align_up(end, unit), size);
+    for (offset = align_down(offset, unit); offset < end; offset += extent.length) {
+        if (blk_map(io->blk, offset, end - offset, 0, &extent) < 0 || !extent_is_zero(&extent))
+            return false;
+    }
+    return true;
+}
+
 /* Both leave out the queue: the engine has nothing but blocking calls for them. */
 static int write_compressed(struct io *io, struct io_job *job)
 {
@@ -154,6 +179,8 @@ int io_write_command(struct io *io, int argc, char **argv)
         rc = io_finish(job, write_vm_state(io, job));
     else if (rc == 0 && args.compress && !args.zeroes)
         rc = io_finish(job, write_compressed(io, job));
+    else if (rc == 0 && args.no_fallback && !is_cheap_zero(io, job->request.offset, length))
+        rc = io_finish(job, -ENOTSUP);
     else if (rc == 0)
         rc = io_finish(job, io_run(io, job));
     io_buffer_free(job->buffer);

@@ -2,6 +2,7 @@
  * keys.c - see keys.h.
  */
 #include "keys.h"
+#include "image_opts.h"
 #include "img.h"
 #include "log.h"
 #include "optstr.h"
@@ -11,19 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SECRETS = 64, MAX_DEPTH = 64 };
+enum { MAX_SECRETS = 64 };
 
 struct named_secret {
     char *id;
     struct secret secret;
-};
-
-/* An image that was named by options. */
-struct named_image {
-    struct optstr options;
-    const char *path, *format;
-    struct blk_key keys[MAX_DEPTH];
-    unsigned key_count;
 };
 
 static struct {
@@ -31,9 +24,6 @@ static struct {
     unsigned secret_count;
     struct secret everywhere;
     struct blk_key everywhere_key;
-    struct named_image *images;
-    unsigned image_count;
-    bool image_opts, target_image_opts;
 } keys;
 
 /* ---- secrets ---- */
@@ -165,11 +155,11 @@ static bool take_option(int argc, char **argv, int *i, bool *is_good)
     const char *word = argv[*i];
 
     if (strcmp(word, "--image-opts") == 0) {
-        keys.image_opts = true;
+        image_opts_enable(false);
         return true;
     }
     if (strcmp(word, "--target-image-opts") == 0) {
-        keys.target_image_opts = true;
+        image_opts_enable(true);
         return true;
     }
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++) {
@@ -210,109 +200,7 @@ void keys_free(void)
         free(keys.secrets[i].id);
         secret_wipe(&keys.secrets[i].secret);
     }
-    for (unsigned i = 0; i < keys.image_count; i++)
-        optstr_free(&keys.images[i].options);
-    free(keys.images);
+    image_opts_free();
     secret_wipe(&keys.everywhere);
     memset(&keys, 0, sizeof(keys));
-}
-
-/* ---- images ---- */
-
-/* "backing." once for each layer. */
-static const char *key_option(char *name, size_t room, unsigned depth)
-{
-    size_t at = 0;
-
-    for (unsigned i = 0; i < depth && at + 8 < room; i++)
-        at += (size_t)snprintf(name + at, room - at, "backing.");
-    (void)snprintf(name + at, room - at, "encrypt.key-secret");
-    return name;
-}
-
-static bool read_image(struct named_image *image, const char *name)
-{
-    static const char *const known[] = {"driver",   "file.filename",      "file.driver",
-                                        "filename", "encrypt.key-secret", "encrypt.format",
-                                        NULL};
-    struct optstr *o = &image->options;
-    const char *file_driver, *encryption;
-    char option[MAX_DEPTH * 8 + 32];
-    struct err err;
-
-    if (optstr_parse(o, name, NULL, &err) < 0) {
-        log_error("Could not open '%s': %s", name, err.text);
-        return false;
-    }
-    image->format = optstr_get(o, "driver");
-    image->path = optstr_get(o, "file.filename");
-    if (image->path == NULL)
-        image->path = optstr_get(o, "filename");
-    file_driver = optstr_get(o, "file.driver");
-    encryption = optstr_get(o, "encrypt.format");
-    for (unsigned depth = 0; depth < MAX_DEPTH; depth++) {
-        const char *id = optstr_get(o, key_option(option, sizeof(option), depth));
-
-        image->keys[depth] = keys.everywhere_key;
-        if (id != NULL && !keys_find(id, &image->keys[depth])) {
-            log_error("Could not open '%s': No secret with id '%s'",
-                      image->path != NULL ? image->path : name, id);
-            return false;
-        }
-        if (id != NULL)
-            image->key_count = depth + 1;
-    }
-    /* Deeper layers: the key for everything, or none. */
-    if (image->key_count < MAX_DEPTH)
-        image->keys[image->key_count++] = keys.everywhere_key;
-    if (optstr_reject_unused(o, known, &err) < 0) {
-        log_error("Could not open '%s': %s", name, err.text);
-        return false;
-    }
-    if (image->path == NULL || (file_driver != NULL && strcmp(file_driver, "file") != 0) ||
-        (encryption != NULL && strcmp(encryption, "luks") != 0)) {
-        log_error("Could not open '%s': %s", name,
-                  image->path == NULL ? "file.filename is missing"
-                  : file_driver != NULL && strcmp(file_driver, "file") != 0
-                      ? "file.driver is file alone"
-                      : "encrypt.format is luks alone");
-        return false;
-    }
-    return true;
-}
-
-const char *keys_image_path(const char *name, bool is_target)
-{
-    return (is_target ? keys.target_image_opts : keys.image_opts) ? keys_named_image(name) : name;
-}
-
-const char *keys_named_image(const char *name)
-{
-    struct named_image *images = realloc(keys.images, (keys.image_count + 1) * sizeof(*images));
-
-    if (images == NULL) {
-        log_error("out of memory");
-        return NULL;
-    }
-    keys.images = images;
-    images[keys.image_count] = (struct named_image){0};
-    keys.image_count++;
-    return read_image(&images[keys.image_count - 1], name) ? images[keys.image_count - 1].path
-                                                           : NULL;
-}
-
-void keys_apply(struct blk_open_options *options, const char *path, unsigned depth)
-{
-    options->keys = &keys.everywhere_key;
-    options->key_count = keys.everywhere_key.bytes != NULL;
-    for (unsigned i = 0; i < keys.image_count; i++) {
-        const struct named_image *image = &keys.images[i];
-
-        if (image->path == path && depth < image->key_count) {
-            options->keys = &image->keys[depth];
-            options->key_count = image->key_count - depth;
-        }
-        if (image->path == path && depth == 0 && options->format == NULL)
-            options->format = image->format;
-    }
 }

@@ -1,5 +1,5 @@
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 
 #include <errno.h>
@@ -31,14 +31,45 @@ void img_explain(struct blk *blk, int code, struct err *problem)
         (void)err_set(problem, code, "%s", strerror(-code));
 }
 
+/* The words are QEMU's; what is restricted: see raw.c. */
+static void warn_of_guess(const char *path)
+{
+    fprintf(stderr,
+            "WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+            "         Automatically detecting the format is dangerous for raw images, write "
+            "operations on block 0 will be restricted.\n"
+            "         Specify the 'raw' format explicitly to remove the restrictions.\n",
+            path);
+}
+
+void img_trim_open_error(const char *path, int rc, struct err *err)
+{
+    struct err whole = *err;
+    size_t n = strlen("Could not open '") + strlen(path) + strlen("': ");
+    char head[sizeof(whole.text)];
+    int length = snprintf(head, sizeof(head), "Could not open '%s': ", path);
+
+    /* That --key-file does as well is in the manual page. */
+    if (rc == -ENOKEY && length == (int)n && strncmp(whole.text, head, n) == 0) {
+        (void)err_set(err, rc, "Parameter 'encrypt.key-secret' is required for cipher");
+        return;
+    }
+    if (length == (int)n && strncmp(whole.text, head, n) == 0 &&
+        strcmp(whole.text + n, strerror(-rc)) != 0)
+        (void)err_set(err, rc, "%s", whole.text + n);
+}
+
 struct blk *img_try_open(const struct blk_open_options *options, struct err *err)
 {
     struct blk_open_options o = *options;
     struct blk_info info;
     struct blk *blk;
+    int rc;
 
     if (o.keys == NULL)
-        keys_apply(&o, o.path, 0);
+        image_opts_apply(&o, o.path, 0);
+    if (image_opts_check(&o, err) < 0)
+        return NULL;
     if (o.format != NULL && !img_known_format(o.format)) {
         (void)err_set(err, -EINVAL, "Unknown driver '%s'", o.format);
         return NULL;
@@ -46,8 +77,14 @@ struct blk *img_try_open(const struct blk_open_options *options, struct err *err
     o.trust_probe = true;
     o.backing_root = backing_root;
     o.warn = warn;
-    if (blk_open(&o, &blk, err) < 0)
+    rc = blk_open(&o, &blk, err);
+    if (rc < 0) {
+        img_trim_open_error(o.path, rc, err);
         return NULL;
+    }
+    if (o.writable && o.format == NULL && o.ephemeral == BLK_EPHEMERAL_OFF &&
+        strcmp(blk_format(blk), "raw") == 0)
+        warn_of_guess(o.path);
     if (blk_get_info(blk, &info, NULL) == 0 && info.bitmaps_outdated) {
         log_warn("a program lacking bitmap support modified this file, so all bitmaps are now "
                  "considered inconsistent");
@@ -61,10 +98,15 @@ struct blk *img_try_open(const struct blk_open_options *options, struct err *err
 struct blk *img_open(const struct blk_open_options *options)
 {
     struct err err;
-    struct blk *blk = img_try_open(options, &err);
+    struct blk *blk = NULL;
 
+    if (image_opts_conflict(options)) {
+        log_error("--image-opts and --format are mutually exclusive");
+        return NULL;
+    }
+    blk = img_try_open(options, &err);
     if (blk == NULL)
-        log_error("Could not open '%s': %s", options->path, err.text);
+        log_error("Could not open '%s': %s", image_opts_name(options->path), err.text);
     return blk;
 }
 

@@ -1,8 +1,8 @@
 /*
  * options.c - the parts of command lines that all commands have.
  */
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "size.h"
 
@@ -56,7 +56,7 @@ bool img_take_image(int argc, char **argv, const char **path, int *status)
         *status = img_usage_error("Expecting one image file name");
         return false;
     }
-    *path = keys_image_path(argv[optind], false);
+    *path = image_opts_path(argv[optind], false);
     *status = 1;
     return *path != NULL;
 }

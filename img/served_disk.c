@@ -5,8 +5,8 @@
  */
 #include "served_disk.h"
 
+#include "image_opts.h"
 #include "img.h"
-#include "keys.h"
 #include "log.h"
 #include "vhost_user.h"
 #include "virtio_blk.h"
@@ -112,7 +112,7 @@ bool served_disk_open(struct served_disk *disk, const char *text, unsigned queue
         log_error("%s: %s", text, err.text);
         return false;
     }
-    keys_apply(&image, image.path, 0);
+    image_opts_apply(&image, image.path, 0);
     if (image.ephemeral == BLK_EPHEMERAL_FILE && image.key_count > 0) {
         log_error("%s: ephemeral=on would leave data of an encrypted image in the clear on a disk; "
                   "ephemeral=ram does not",

@@ -52,7 +52,8 @@ int optstr_find_word(const char *value, const char *const *words, struct err *er
  * `known` keys as a suggestion where one is near; 0 when all were used. */
 int optstr_reject_unused(const struct optstr *opts, const char *const *known, struct err *err);
 
-/* The entry of the NULL-terminated `known` nearest to `word` within two edits, or NULL. */
+/* The entry of the NULL-terminated `known` nearest to `word` within two edits (one, of
+ * a word of three letters or fewer), or NULL. */
 const char *optstr_nearest(const char *word, const char *const *known);
 
 #endif

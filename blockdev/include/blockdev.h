@@ -62,11 +62,18 @@ struct blk_key {
     size_t length;
 };
 
+/* What lies below a layer, instead of what that names. */
+struct blk_backing_choice {
+    const char *path;   /* NULL: as the layer names it; "": nothing */
+    const char *format; /* NULL: as the layer says, or else probe */
+};
+
 struct blk_open_options {
     const char *path;
     const char *format; /* "raw", "qcow2", or NULL: probe (see "image policy" below) */
     bool writable;      /* open the top layer read-write */
     bool no_backing;    /* leave the chain closed: unallocated ranges read as zeros */
+    bool no_lock;       /* take no locks at all */
     bool no_data_file;  /* leave an external data file closed: guest data is -ENOMEDIUM */
     bool trust_probe;   /* a probed qcow2 may name other files (tools that a person drives) */
     bool force_share;   /* take no conflicting locks (-U); read-only opens alone */
@@ -76,6 +83,13 @@ struct blk_open_options {
      * one. A layer that is not encrypted needs none. */
     const struct blk_key *keys;
     unsigned key_count;
+    /* The layer at depth n stands on backings[n], deeper ones on what they name. The caller's word: not
+     * bound by the rules for names in images, but for backing_root. */
+    const struct blk_backing_choice *backings;
+    unsigned backing_count;
+    /* Of a raw image given as such, its part of that place and length (0: to its end) alone; with a
+     * length it cannot be resized. */
+    uint64_t raw_offset, raw_length;
     uint32_t max_key_iterations; /* more in an image are refused; 0: the default, about a minute */
     bool metadata_only; /* guest data is left alone: needs no key; reads and writes are -ENOKEY */
     enum blk_cache cache;
@@ -385,6 +399,10 @@ struct blk_create_options {
     const char *data_file; /* qcow2 v3: name of an external data file, made or emptied; or NULL */
     bool data_file_raw;    /* which by itself is the guest's disk; not with a backing file */
     const char *backing_root; /* the data file must lie below this directory; or NULL */
+    /* Hints to the file system, which need not take them: no copy-on-write of the file (btrfs), and in
+     * what sizes to allocate it (XFS), in bytes; 0: as it likes. */
+    bool nocow;
+    uint64_t extent_size_hint;
     enum blk_prealloc prealloc;
 };
 

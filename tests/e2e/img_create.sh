@@ -172,7 +172,7 @@ same "a folder" create -f qcow2 sub 1M
 same "unknown switch" create --foo
 same "unknown letter" create -Z
 same "missing argument" create -f
-for option in encryption=on encrypt.format=luks data_file_raw=on nocow=on; do
+for option in encryption=on encrypt.format=luks data_file_raw=on; do
     refuse "refused by name: $option" "$IMG" create -q -f qcow2 -o $option "$m/n.qcow2" 1M
 done
 (cd "$m" && "$IMG" create -q -f qcow2 n.qcow2 -10G) 2>"$work/said"

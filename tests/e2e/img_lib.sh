@@ -6,7 +6,8 @@
 #   same_status NAME ARGS...   exit status and stdout must agree; stderr of neither or of both is empty
 #   same_image NAME FILE [FMT] both files hold the same guest data, and qemu-img check finds ours clean
 #
-# Differences that are meant: the program's name, and "disk size", since our images are sparser.
+# Differences that are meant: the program's name, the time that bench took, and "disk size", since our images are
+# sparser.
 # shellcheck shell=bash
 
 [ -n "$(command -v qemu-img)" ] || { echo "1..0 # SKIP qemu-img is not installed"; exit 0; }
@@ -19,7 +20,7 @@ mkdir -p "$q" "$m"
 normalise() {
     sed -e 's/^qemu-img\b/IMG/; s/^minivmm-img\b/IMG/' -e "s/'qemu-img\b/'IMG/; s/'minivmm-img\b/'IMG/" \
         -e 's/^\( *"actual-size": \)[0-9]*/\1N/' \
-        -e 's/^disk size: .*/disk size: N/' | tr '\r' '\n'
+        -e 's/^disk size: .*/disk size: N/' -e 's/^\(Run completed in\) [0-9.]* /\1 N /' | tr '\r' '\n'
 }
 
 both() {

@@ -137,7 +137,7 @@ same "unknown source cache" rebase -T foo -b '' o.qcow2
 same "missing overlay" rebase -b copy.qcow2 -F qcow2 missing
 refuse "its own base" "$IMG" rebase -b o.qcow2 -F qcow2 "$m/o.qcow2"
 refuse "its own base, unsafe" "$IMG" rebase -u -b o.qcow2 -F qcow2 "$m/o.qcow2"
-refuse "raw has no base" "$IMG" rebase -u -b base.qcow2 -F qcow2 "$m/other.raw"
+refuse "raw has no base" "$IMG" rebase -f raw -u -b base.qcow2 -F qcow2 "$m/other.raw"
 refuse "json: names" "$IMG" rebase -u -b 'json:{}' -F qcow2 "$m/o.qcow2"
 long=$(printf 'n%.0s' $(seq 1100))
 refuse "names that are too long" "$IMG" rebase -u -b "$long" -F raw "$m/o.qcow2"

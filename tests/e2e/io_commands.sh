@@ -107,7 +107,7 @@ same_io "a name with a comma" -- a close 'open a,b=c' length close 'open -o driv
 # ---- the program ----
 
 same_io "sleep" -- a 'sleep 1' 'sleep x' sleep 'sleep -1' 'sleep 0x1'
-same_io "signals" -- a 'sigraise x' sigraise 'sigraise -1' 'sigraise 100' 'sigraise 0' 'write 0 1k' 'sigraise 15' length
+same_io "signals" -- a 'sigraise x' sigraise 'sigraise -1' 'sigraise 100' 'sigraise 0' 'sigraise 10' 'write 0 1k' 'sigraise 15' length
 same_io "... of which one dies" -- a 'sigraise 9'
 same_io "quit" -- a foo quit length
 same_io "quit with arguments" -- a 'q 1 2' length
@@ -155,6 +155,14 @@ both bash -c 'printf abc >key'
 "$IMG" create -q -f qcow2 --object secret,id=s,file="$q/key" \
     -o encrypt.format=luks,encrypt.iter-time=10,encrypt.key-secret=s "$q/encrypted" 1M
 cp "$q/encrypted" "$m"
+same_io "options that tune QEMU" -- a 'reopen -o lazy-refcounts=on' 'reopen -o overlap-check=all,l2-cache-size=1M' \
+    'reopen -o detect-zeroes=on,discard=unmap' 'reopen -o lazy-refcounts=x' close \
+    'open -o lazy-refcounts=on,l2-cache-size=64k,overlap-check=none a' 'read 0 4k' close \
+    'open -o driver=raw,offset=512,size=1024 base' length 'read 0 1k' 'read 1k 1'
+both qemu-img create -q -f qcow2 below 4M
+same_io "another backing file" -- a close 'open -o backing.driver=qcow2,backing.file.filename=below a' 'read -P 0 1M 4k' \
+    close 'open a' 'read -P 3 1M 4k'
+same_io_status "options that it has not" -- a 'reopen -o foobarbaz=1' close 'open -o read-only=on a' 'open -o foobarbaz=1 a'
 same_io "encrypted" --object secret,id=s,file=key --image-opts -- \
     driver=qcow2,file.filename=encrypted,encrypt.key-secret=s 'write -P 4 100 1000' 'read -P 4 100 1000' 'read -P 0 0 100'
 finish

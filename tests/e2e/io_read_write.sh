@@ -35,7 +35,7 @@ for bad in '' '0' 'x 1k' '0 x' '0 1kk' '-- -1 1k' '0 8E' '99999999999999999999 1
     same_io "write $bad" -- a "write $bad"
 done
 same_io "zeros" -- a 'write -z 0 100k' 'read -P 0 0 100k' 'write -z -u 128k 200000' 'write -z 1000 10' \
-    'write -zn 1M 128k' 'write -z 2496k 4k' 'read -P 0 2496k 4k'
+    'write -zn 1M 128k' 'write -zn 1M 4k' 'write -zn 1028k 64k' 'write -z 2496k 4k' 'read -P 0 2496k 4k'
 same_image "... the image" a
 same_io "a file's bytes" -- a 'write -s pattern 0 64k' 'read -v 0 20' 'write -s long 100 90000' \
     'read -P 120 100 90000' 'write -s long 0 200000' 'write -q -s empty 0 1k' 'write -s missing 0 1k' 'write -s . 0 1k'

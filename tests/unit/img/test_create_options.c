@@ -94,7 +94,8 @@ static void what_cannot_be_had_is_refused(void **state)
         "encrypt.format=luks",
         "compression_type=lz4",
         "cluster_size=99999999999G",
-        "nocow=on",
+        "nocow=maybe",
+        "extent_size_hint=x",
         "cluster_size=4k,",
         "=4k",
     };
