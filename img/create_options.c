@@ -158,6 +158,25 @@ static int complain_value(const char *path, const char *key, const char *problem
     return complain(path, text);
 }
 
+/* Of a key that the format has not: with the nearest that it has. */
+static int complain_key(const struct create_options *options, const char *key, const char *path)
+{
+    const char *keys[ARRAY_LEN(known) + 1], *nearest;
+    char text[256];
+    size_t n = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if ((known[i].formats & format_bit(options->blk.format)) != 0)
+            keys[n++] = known[i].key;
+    }
+    keys[n] = NULL;
+    nearest = optstr_nearest(key, keys);
+    (void)snprintf(text, sizeof(text), "Invalid parameter '%s'%s%s%s", key,
+                   nearest != NULL ? " (did you mean '" : "", nearest != NULL ? nearest : "",
+                   nearest != NULL ? "'?)" : "");
+    return complain(path, text);
+}
+
 /* Refuses unknown keys and the known ones with a value that cannot be had. */
 static int check_keys(struct create_options *options, const char *path)
 {
@@ -171,8 +190,7 @@ static int check_keys(struct create_options *options, const char *path)
                 k = &known[j];
         }
         if (k == NULL || (k->formats & format_bit(options->blk.format)) == 0) {
-            (void)snprintf(text, sizeof(text), "Invalid parameter '%s'", item->key);
-            return complain(path, text);
+            return complain_key(options, item->key, path);
         }
         if (k->only_value != NULL && strcmp(k->only_value, item->value) != 0) {
             (void)snprintf(text, sizeof(text), "%s=%s is not supported", item->key, item->value);

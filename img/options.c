@@ -4,11 +4,14 @@
 #include "image_opts.h"
 #include "img.h"
 #include "log.h"
+#include "optstr.h"
 #include "size.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
+
+enum { MAX_OPTIONS = 32 };
 
 int img_usage_error(const char *fmt, ...)
 {
@@ -21,6 +24,29 @@ int img_usage_error(const char *fmt, ...)
     log_error("%s", text);
     fprintf(stderr, "Try '%s --help' for more information\n", log_program_name());
     return 1;
+}
+
+/* The long option nearest to `word` (which begins with "--"), or NULL. */
+static const char *nearest_option(const char *word, const struct option *longopts)
+{
+    const char *names[MAX_OPTIONS + 1];
+    char name[64];
+    size_t n = 0;
+
+    (void)snprintf(name, sizeof(name), "%.*s", (int)strcspn(word + 2, "="), word + 2);
+    for (; longopts[n].name != NULL && n < MAX_OPTIONS; n++)
+        names[n] = longopts[n].name;
+    names[n] = NULL;
+    return optstr_nearest(name, names);
+}
+
+static int unknown_option(const char *word, const struct option *longopts)
+{
+    const char *nearest = nearest_option(word, longopts);
+
+    if (nearest != NULL)
+        return img_usage_error("unrecognized option '%s' (did you mean '--%s'?)", word, nearest);
+    return img_usage_error("unrecognized option '%s'", word);
 }
 
 int img_getopt(int argc, char **argv, const char *shortopts, const struct option *longopts,
@@ -43,7 +69,7 @@ int img_getopt(int argc, char **argv, const char *shortopts, const struct option
         if (optopt > 0 && optopt < 0x100 && strncmp(argv[before], "--", 2) != 0)
             *status = img_usage_error("unrecognized option '-%c'", optopt);
         else
-            *status = img_usage_error("unrecognized option '%s'", argv[optind - 1]);
+            *status = unknown_option(argv[optind - 1], longopts);
         return IMG_OPT_STOP;
     default:
         return c;

@@ -99,7 +99,25 @@ same "unknown command" frobnicate
 same "unknown option" --frobnicate
 refuse_text=$("$IMG" creat 2>&1)
 check "a near miss is suggested" grep -q "did you mean 'create'" <<<"$refuse_text"
+# suggests NEAR ARGUMENTS...: the message says what was meant, which qemu-img does not.
+suggests() {
+    check "suggested: $1" grep -qF "(did you mean '$1'?)" <("$IMG" "${@:2}" 2>&1)
+}
+suggests --backing-chain info --backing-chian a.qcow2
+suggests --preallocation resize --prealocation=full a.qcow2 1M
+suggests --force-share map --forceshare a.qcow2
+suggests cluster_size create -f qcow2 -o cluster_sise=4k "$work/n" 1M
+suggests lazy_refcounts convert -O qcow2 -o lazyrefcounts=on "$m/a.qcow2" "$work/n"
+for command in amend bench bitmap check commit compare convert create dd info map measure rebase resize serve snapshot; do
+    suggests --help "$command" --hepl x 1M
+    check "and nothing where nothing is near: $command" test -z "$("$IMG" "$command" --xyzzyxyzzy x 1M 2>&1 | grep 'did you')"
+done
 ln -s "$IMG" "$work/qemu-img"
 check "its name comes from argv[0]" grep -q '^qemu-img: ' <("$work/qemu-img" info /missing 2>&1)
+for arguments in 'info missing' '--foo' 'frobnicate' 'convert' 'info --foo' 'create -f qcow2 n' 'resize -Z' 'compare missing missing'; do
+    # shellcheck disable=SC2086 # words
+    check "called qemu-img it says the same: $arguments" \
+        diff <(cd "$q" && qemu-img $arguments 2>&1) <(cd "$m" && "$work/qemu-img" $arguments 2>&1)
+done
 
 finish
