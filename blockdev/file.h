@@ -123,8 +123,8 @@ enum {
     FILE_PERM_ALL = 15,
 };
 
-/* Locks the file with the given permissions, or changes the ones it holds. On a conflict -EAGAIN and
- * what was held before is kept; the text names the file. */
+/* Locks the file with the given permissions, or changes the ones it holds. On a conflict that lasts (a tenth of a
+ * second) -EAGAIN and what was held before is kept; the text names the file. */
 int file_lock(struct file *file, unsigned used, unsigned shared, struct err *err);
 
 #endif

@@ -257,7 +257,7 @@ int file_direct_wrap(struct file **file, struct err *err)
     direct->file = (struct file){
         .ops = &direct_ops,
         .path = buffered->path,
-        .fd = buffered->fd,
+        .fd = direct->direct, /* whose locks last as long as what the kernel writes to it */
         .writable = buffered->writable,
         .alignment = BLOCK,
     };

@@ -6,14 +6,25 @@
  * the byte that would contradict it: somebody who does not share what it uses, or uses what it does
  * not share. Taking first and asking then means that of two processes that start at once at least
  * one fails.
+ *
+ * Whoever is in the way may be gone: what a process that was killed had given to the kernel (ring.h) is still
+ * carried out, and keeps its descriptor and the locks until then. So nobody opens a file to which old writes
+ * are on their way; they are waited for, but not for long.
  */
 #include "file.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 
-enum { PERM_COUNT = 4, BASE_USED = 100, BASE_UNSHARED = 200 };
+enum {
+    PERM_COUNT = 4,
+    BASE_USED = 100,
+    BASE_UNSHARED = 200,
+    TRIES = 20,
+    PAUSE_MS = 5,
+};
 
 static const char *const perm_names[PERM_COUNT] = {
     "consistent read",
@@ -84,15 +95,12 @@ static int refuse_conflict(const struct file *file, int base, unsigned mask, con
     return 0;
 }
 
-int file_lock(struct file *file, unsigned used, unsigned shared, struct err *err)
+static int try_lock(struct file *file, unsigned used, unsigned shared, struct err *err)
 {
     unsigned unshared = FILE_PERM_ALL & ~shared;
     unsigned new_used = used & ~file->lock_used, new_unshared = unshared & ~file->lock_unshared;
     int r;
 
-    if (file->fd < 0) {
-        return 0;
-    }
     r = lock_mask(file, BASE_USED, new_used, F_RDLCK);
     if (r == 0) {
         r = lock_mask(file, BASE_UNSHARED, new_unshared, F_RDLCK);
@@ -115,4 +123,15 @@ int file_lock(struct file *file, unsigned used, unsigned shared, struct err *err
     file->lock_used = used;
     file->lock_unshared = unshared;
     return 0;
+}
+
+int file_lock(struct file *file, unsigned used, unsigned shared, struct err *err)
+{
+    int r = file->fd < 0 ? 0 : try_lock(file, used, shared, err);
+
+    for (int i = 1; r == -EAGAIN && i < TRIES; i++) {
+        (void)poll(NULL, 0, PAUSE_MS);
+        r = try_lock(file, used, shared, err);
+    }
+    return r;
 }

@@ -3,6 +3,7 @@
  * nothing else. Everything that is more than that has to come out as if a thread had written it.
  */
 #include "bitmap_helpers.h"
+#include "clock.h"
 #include "qcow2/qcow2.h"
 #include "queue_helpers.h"
 
@@ -274,6 +275,28 @@ static void a_bitmap_hears_of_it(void **state)
     close_image(blk);
 }
 
+/* The kernel goes on writing for a process that was killed: until that is over nobody else gets the image. */
+static void locks_last_as_long_as_writes(void **state)
+{
+    const struct blk_open_options options = {
+        .path = "a.qcow2", .format = "qcow2", .writable = true, .cache = BLK_CACHE_DIRECT};
+    struct blk *blk;
+    uint64_t begin;
+    int fd;
+
+    (void)state;
+    shell("qemu-img create -q -f qcow2 a.qcow2 1M");
+    blk = open_direct("a.qcow2", "qcow2");
+    fd = dup(blk->file->ops->plain_fd(blk->file, 0, NULL, 0)); /* as a write under way holds it */
+    assert_true(fd >= 0);
+    close_image(blk);
+    begin = clock_ns();
+    (void)refuse_with(&options, -EAGAIN);
+    assert_true(clock_ns() - begin > 80 * 1000 * 1000);
+    close(fd);
+    close_image(open_with(&options));
+}
+
 /* A raw image whose format was guessed does not become a qcow2 image. */
 static void a_guessed_raw_image_stays_one(void **state)
 {
@@ -322,6 +345,7 @@ int main(void)
         cmocka_unit_test(a_write_to_two_places_goes_to_both),
         cmocka_unit_test(a_subcluster_that_is_new_is_noted),
         cmocka_unit_test(a_bitmap_hears_of_it),
+        cmocka_unit_test(locks_last_as_long_as_writes),
         cmocka_unit_test(a_guessed_raw_image_stays_one),
         cmocka_unit_test(a_table_is_not_overwritten),
     };
