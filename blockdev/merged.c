@@ -62,8 +62,9 @@ struct merged *merged_create(const struct blk *top)
     struct merged *merged;
     uint64_t slots = MIN_SLOTS;
 
-    /* One layer below is asked as fast as this table. */
-    if (top->backing == NULL || top->backing->backing == NULL)
+    /* A flat file is asked as fast as this table. */
+    if (top->backing == NULL ||
+        (top->backing->backing == NULL && top->backing->format == &raw_format))
         return NULL;
     merged = calloc(1, sizeof(*merged));
     if (merged == NULL)

@@ -303,6 +303,7 @@ void qcow2_cache_mark_clean(struct qcow2 *q, struct qcow2_slice *slice)
 
 void qcow2_cache_forget(struct qcow2 *q, uint64_t offset, uint64_t length)
 {
+    qcow2_lookaside_clear(q);
     for (uint64_t at = offset; at < offset + length; at += UINT64_C(1) << q->slice_bits) {
         struct qcow2_slice *slice = find(q, at);
 

@@ -97,6 +97,7 @@ int qcow2_break(struct qcow2 *q, int code)
     if (q->sync_failed == 0) {
         q->sync_failed = code;
     }
+    qcow2_lookaside_close(q);
     pthread_mutex_unlock(&q->lock);
     return blk_note_problem(q->blk, code, "writing stopped: %s", strerror(-code));
 }

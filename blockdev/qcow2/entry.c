@@ -160,6 +160,8 @@ void qcow2_l2_set(struct qcow2 *q, struct qcow2_slice *slice, unsigned index, ui
     }
     qcow2_cache_mark_dirty(q, slice);
     qcow2_redo_log_add(q, guest_offset, cluster);
+    /* Last: who goes by it must not be done before this is written down. */
+    qcow2_lookaside_put(q, guest_offset, cluster);
 }
 
 enum blk_extent_kind qcow2_subcluster_kind(const struct qcow2_cluster *cluster, unsigned n)

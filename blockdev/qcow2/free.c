@@ -10,7 +10,8 @@
  * is punched, and then the refcount is lowered in memory: only now can H be allocated again.
  *
  * Why nobody's data can land in, or come from, somebody else's cluster: an I/O to H takes a hold
- * under the same lock, and in the same section, in which it looked H up. There are two counters of
+ * under the same lock, and in the same section, in which it looked H up, or, without the lock, before it
+ * looks H up (lookaside.c). There are two counters of
  * holds; new I/O takes current_hold. When a batch begins its way (qcow2_freed_take), all of it is
  * already unlinked in memory, and the counters are switched: every I/O that could have seen one of
  * its clusters holds the old counter or one older still. There is nothing older, because the switch
@@ -29,22 +30,101 @@
 #include "checked.h"
 #include "qcow2/qcow2.h"
 
+#include <errno.h>
 #include <stdlib.h>
+
+enum { STRIPES = 16, LINE = 64 };
+
+/* The counters, several of each, so that threads do not take a line of the cache from each other. */
+struct qcow2_holds {
+    _Alignas(LINE) atomic_uint counts[2];
+    _Atomic uint64_t quick; /* look-ups without the lock */
+};
+
+int qcow2_holds_init(struct qcow2 *q)
+{
+    q->holds = aligned_alloc(LINE, STRIPES * sizeof(q->holds[0]));
+    for (unsigned i = 0; q->holds != NULL && i < STRIPES; i++) {
+        atomic_init(&q->holds[i].counts[0], 0);
+        atomic_init(&q->holds[i].counts[1], 0);
+        atomic_init(&q->holds[i].quick, 0);
+    }
+    return q->holds != NULL ? 0 : -ENOMEM;
+}
+
+void qcow2_holds_free(struct qcow2 *q)
+{
+    free(q->holds);
+    q->holds = NULL;
+}
+
+unsigned qcow2_holds_count(const struct qcow2 *q)
+{
+    unsigned count = 0;
+
+    for (unsigned i = 0; q->holds != NULL && i < STRIPES; i++) {
+        count += atomic_load(&q->holds[i].counts[0]) + atomic_load(&q->holds[i].counts[1]);
+    }
+    return count;
+}
+
+/* The calling thread's. */
+static unsigned stripe(void)
+{
+    static atomic_uint threads;
+    static _Thread_local unsigned mine; /* 0: not yet */
+
+    if (mine == 0) {
+        mine = 1 + atomic_fetch_add(&threads, 1) % STRIPES;
+    }
+    return mine - 1;
+}
 
 int qcow2_hold(struct qcow2 *q)
 {
-    atomic_fetch_add_explicit(&q->holds[q->current_hold], 1, memory_order_relaxed);
-    return q->current_hold;
+    unsigned line = stripe();
+
+    for (;;) {
+        int which = atomic_load(&q->current_hold);
+
+        atomic_fetch_add(&q->holds[line].counts[which], 1);
+        /* Either this sees a switch that is_drained() may come after, or that sees the count. */
+        if (atomic_load(&q->current_hold) == which) {
+            return (int)(line * 2) + which;
+        }
+        atomic_fetch_sub(&q->holds[line].counts[which], 1);
+    }
 }
 
 void qcow2_unhold(struct blk *blk, int hold)
 {
-    atomic_fetch_sub_explicit(&qcow2_of(blk)->holds[hold], 1, memory_order_release);
+    atomic_fetch_sub_explicit(&qcow2_of(blk)->holds[hold / 2].counts[hold % 2], 1,
+                              memory_order_release);
 }
 
-static bool is_drained(struct qcow2 *q, int hold)
+static bool is_drained(struct qcow2 *q, int which)
 {
-    return atomic_load_explicit(&q->holds[hold], memory_order_acquire) == 0;
+    for (unsigned i = 0; i < STRIPES; i++) {
+        if (atomic_load(&q->holds[i].counts[which]) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void qcow2_count_quick(struct qcow2 *q)
+{
+    atomic_fetch_add_explicit(&q->holds[stripe()].quick, 1, memory_order_relaxed);
+}
+
+uint64_t qcow2_quick_count(const struct qcow2 *q)
+{
+    uint64_t count = 0;
+
+    for (unsigned i = 0; q->holds != NULL && i < STRIPES; i++) {
+        count += atomic_load_explicit(&q->holds[i].quick, memory_order_relaxed);
+    }
+    return count;
 }
 
 void qcow2_runs_free(struct qcow2_runs *runs)

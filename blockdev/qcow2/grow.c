@@ -236,6 +236,7 @@ static int switch_table(struct qcow2 *q, const struct layout *plan, struct qcow2
         return r;
     }
     q->reftable = *table;
+    qcow2_lookaside_clear(q);
     *table = old;
     q->free_changes++;
     return 0;

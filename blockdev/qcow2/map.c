@@ -132,6 +132,9 @@ static int map_in_slice(struct qcow2 *q, const struct qcow2_slice *slice, unsign
         end += (uint64_t)qcow2_subcluster_kind_run(q, &next, 0) << q->subcluster_bits;
         n++;
     }
+    if (flags & LAYER_MAP_HOLD) {
+        qcow2_lookaside_put(q, offset, &first);
+    }
     extent->kind = qcow2_subcluster_kind(&first, sub);
     extent->length = min_u64(length, end - in_cluster);
     extent->has_host_offset = qcow2_has_place(&first);
@@ -173,6 +176,8 @@ static void look_for_hole(const struct qcow2 *q, struct layer_extent *extent)
     extent->is_hole = !is_data;
 }
 
+static const struct qcow2_cluster no_cluster;
+
 int qcow2_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
               struct layer_extent *extent)
 {
@@ -182,10 +187,17 @@ int qcow2_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
     unsigned index;
     int r;
 
+    if ((flags & LAYER_MAP_PRECISE) == 0 &&
+        qcow2_lookaside_map(q, offset, length, (flags & LAYER_MAP_HOLD) != 0, extent)) {
+        return 0;
+    }
     *extent = (struct layer_extent){.kind = BLK_EXTENT_UNALLOCATED, .hold = BLK_NOT_HELD};
     pthread_mutex_lock(&q->lock);
     r = qcow2_l1_get(q, offset, &l2_offset);
     if (r == 0 && l2_offset == 0) {
+        if (flags & LAYER_MAP_HOLD) {
+            qcow2_lookaside_put(q, offset, &no_cluster);
+        }
         extent->length = hole_length(q, offset, length);
     } else if (r == 0) {
         r = l2_get(q, offset, l2_offset, (flags & LAYER_MAP_NO_WAIT) == 0, &slice, &index);

@@ -106,6 +106,7 @@ static int add(struct qcow2 *q, uint64_t cluster, bool is_refblock)
         q->metadata_count++;
     }
     slot->uses++;
+    qcow2_lookaside_forget_host(q, cluster);
     return 0;
 }
 
@@ -169,6 +170,7 @@ void qcow2_note_corruption(struct qcow2 *q, const char *fmt, ...)
     blk_note_problem(q->blk, -EIO, "image is corrupt: %s", text);
     if (q->writable && !q->check_only && !q->is_corrupt) {
         q->is_corrupt = true;
+        qcow2_lookaside_close(q);
         /* Best effort: the image refuses writes from here on, whether or not the bit got there. */
         if (q->header.version >= 3 && set_corrupt_bit(q) == 0) {
             q->header.incompatible_features |= QCOW2_INCOMPAT_CORRUPT;

@@ -188,6 +188,10 @@ static int qcow2_open(struct blk *blk, const struct blk_open_options *options, s
         r = err_set_errno(err, -ENOMEM, "Could not make the metadata cache");
     }
     qcow2_mapping_init(q);
+    if (r == 0 && q->writable && !q->check_only &&
+        (qcow2_holds_init(q) != 0 || (!q->is_corrupt && qcow2_lookaside_init(q) != 0))) {
+        r = err_set_errno(err, -ENOMEM, "Could not make the table of clusters");
+    }
     return r;
 }
 
@@ -230,6 +234,8 @@ static int qcow2_close(struct blk *blk, struct err *err)
     qcow2_snapshots_free(q);
     qcow2_cache_free(q);
     qcow2_mapping_close(q);
+    qcow2_lookaside_free(q);
+    qcow2_holds_free(q);
     qcow2_unpacked_free(q);
     qcow2_table_free(&q->l1);
     qcow2_table_free(&q->reftable);
@@ -267,7 +273,7 @@ static void qcow2_count(struct blk *blk, struct blk_counters *counters)
 
     pthread_mutex_lock(&q->lock);
     counters->allocations += q->counters.allocations;
-    counters->cache_hits += q->counters.cache_hits;
+    counters->cache_hits += q->counters.cache_hits + qcow2_quick_count(q);
     counters->cache_misses += q->counters.cache_misses;
     pthread_mutex_unlock(&q->lock);
 }

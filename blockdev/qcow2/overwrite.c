@@ -52,22 +52,27 @@ bool qcow2_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length,
 {
     struct qcow2 *q = qcow2_of(blk);
     uint64_t host_offset = 0;
+    int hold = BLK_NOT_HELD;
     bool found;
 
     if (q->crypto != NULL || (q->bitmaps != NULL && q->bitmaps->is_recording) ||
         offset + length > qcow2_slice_end(q, offset)) {
         return false;
     }
-    pthread_mutex_lock(&q->lock);
-    found = look_up(q, offset, length, &host_offset);
+    found = qcow2_lookaside_overwrite(q, offset, length, &host_offset, &hold);
+    if (!found) {
+        pthread_mutex_lock(&q->lock);
+        found = look_up(q, offset, length, &host_offset);
+        hold = found ? qcow2_hold(q) : BLK_NOT_HELD;
+        pthread_mutex_unlock(&q->lock);
+    }
     if (found) {
         *extent = (struct layer_extent){.kind = BLK_EXTENT_DATA,
                                         .length = length,
                                         .has_host_offset = true,
                                         .host_offset = host_offset,
                                         .file = qcow2_data_file(q),
-                                        .hold = qcow2_hold(q)};
+                                        .hold = hold};
     }
-    pthread_mutex_unlock(&q->lock);
     return found;
 }

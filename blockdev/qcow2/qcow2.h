@@ -196,6 +196,17 @@ struct qcow2_metadata_slot {
     bool is_refblock;
 };
 
+/* ---- lookaside.c ---- */
+
+struct qcow2_slot;
+
+struct qcow2_lookaside {
+    struct qcow2_slot *slots; /* NULL: there are none */
+    uint64_t mask;
+    atomic_bool is_open; /* requests may go by the slots */
+    void *memory;        /* which they lie in */
+};
+
 /* ---- inflight.c ---- */
 
 struct qcow2_inflight {
@@ -258,8 +269,9 @@ struct qcow2 {
     struct qcow2_runs freed;    /* unlinked in memory; the change is not yet stable */
     struct qcow2_runs draining; /* unlinked on disk; waits for I/O that began before. Committer's */
     int draining_hold;          /* which holds it waits for */
-    int current_hold;           /* 0 or 1: what new I/O takes */
-    atomic_uint holds[2];
+    atomic_int current_hold;    /* 0 or 1: what new I/O takes */
+    struct qcow2_holds *holds;  /* QCOW2_HOLD_STRIPES of them; writable layers */
+    struct qcow2_lookaside lookaside;
 
     bool is_lazy;          /* refcounts may lag behind while the dirty bit is set: lazy.c */
     uint64_t stable_size;  /* the file has at least this size after a power cut */
@@ -460,6 +472,26 @@ enum qcow2_writes {
  * metadata than it is for. Under the lock. */
 int qcow2_check_overlap(struct qcow2 *q, enum qcow2_writes what, uint64_t offset, uint64_t length);
 
+/* lookaside.c */
+/* At open, when all else is done. */
+int qcow2_lookaside_init(struct qcow2 *q);
+void qcow2_lookaside_free(struct qcow2 *q);
+/* What the cluster's entry says now. */
+void qcow2_lookaside_put(struct qcow2 *q, uint64_t guest_offset,
+                         const struct qcow2_cluster *cluster);
+/* Entries change otherwise than by qcow2_l2_set(). */
+void qcow2_lookaside_clear(struct qcow2 *q);
+/* A host cluster becomes metadata: whatever entry leads there is wrong. */
+void qcow2_lookaside_forget_host(struct qcow2 *q, uint64_t host_offset);
+/* From now on requests take the lock. With or without it. */
+void qcow2_lookaside_close(struct qcow2 *q);
+/* Without the lock: as the format's map(), for a range inside of a cluster; false: unknown. */
+bool qcow2_lookaside_map(struct qcow2 *q, uint64_t offset, uint64_t length, bool hold,
+                         struct layer_extent *extent);
+/* Without the lock: where data may be overwritten in place, held; false: unknown, or not. */
+bool qcow2_lookaside_overwrite(struct qcow2 *q, uint64_t offset, uint64_t length,
+                               uint64_t *host_offset, int *hold);
+
 /* map.c */
 /* The L2 table for a guest offset, 0 if there is none. */
 int qcow2_l1_get(struct qcow2 *q, uint64_t guest_offset, uint64_t *l2_offset);
@@ -541,10 +573,17 @@ void qcow2_inflight_add(struct qcow2 *q, struct qcow2_inflight *range, uint64_t 
 void qcow2_inflight_remove(struct qcow2 *q, struct qcow2_inflight *range);
 
 /* free.c */
-/* Begins an I/O to a host cluster that was just looked up; qcow2_unhold ends it, without the lock.
- */
+int qcow2_holds_init(struct qcow2 *q);
+void qcow2_holds_free(struct qcow2 *q);
+/* How many are held. Without the lock. */
+unsigned qcow2_holds_count(const struct qcow2 *q);
+/* Begins an I/O to a host cluster that was just looked up, or, without the lock, before it is (lookaside.c);
+ * qcow2_unhold ends it, without the lock. */
 int qcow2_hold(struct qcow2 *q);
 void qcow2_unhold(struct blk *blk, int hold);
+/* Counts a look-up that took no lock, and their number. */
+void qcow2_count_quick(struct qcow2 *q);
+uint64_t qcow2_quick_count(const struct qcow2 *q);
 /* Gives back clusters whose L2 entry was just changed in memory. */
 void qcow2_free_later(struct qcow2 *q, uint64_t host_offset, uint64_t clusters);
 /* The committer's: takes `freed` for the commit that begins, as far as holds allow. */

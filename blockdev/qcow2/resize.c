@@ -80,6 +80,7 @@ int qcow2_grow_l1(struct qcow2 *q, uint64_t count)
         return r;
     }
     q->l1 = table;
+    qcow2_lookaside_clear(q);
     if (old_clusters > 0) {
         qcow2_free_later(q, old.offset, old_clusters);
     }

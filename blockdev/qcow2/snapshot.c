@@ -230,6 +230,7 @@ static void adopt_l1(struct qcow2 *q, struct change *c, bool old_goes)
     uint64_t clusters = div_round_up(old.count * QCOW2_ENTRY_SIZE, q->cluster_size);
 
     q->l1 = c->shadow.l1;
+    qcow2_lookaside_clear(q);
     c->shadow.l1 = old;
     if (old_goes && clusters > 0) {
         qcow2_free_later(q, old.offset, clusters);
@@ -436,6 +437,7 @@ static int show(struct blk *blk, unsigned index, struct err *err)
     pthread_mutex_lock(&q->lock);
     qcow2_table_free(&q->l1);
     q->l1 = table;
+    qcow2_lookaside_clear(q);
     blk->length = snapshot->info.disk_size;
     pthread_mutex_unlock(&q->lock);
     return 0;

@@ -112,6 +112,7 @@ static int make_plan(struct qcow2 *q, const struct qcow2_slice *slice, unsigned 
         sub = (unsigned)(in_cluster >> q->subcluster_bits);
         if (at == first && r == 0) {
             plan->way = choose_way(&cluster, sub);
+            qcow2_lookaside_put(q, at, &cluster);
             plan->host_offset = cluster.host_offset + in_cluster;
         }
         if (r != 0 || choose_way(&cluster, sub) != plan->way ||
@@ -503,6 +504,22 @@ static int write_step(struct qcow2 *q, struct payload *payload)
     }
 }
 
+/* False: it is to be done with the lock. */
+static bool overwrite_quickly(struct qcow2 *q, uint64_t offset, const struct iovec *iov, int count,
+                              uint64_t length, int *result)
+{
+    const struct payload payload = {.iov = iov, .count = count, .offset = offset, .length = length};
+    uint64_t host_offset;
+    int hold;
+
+    if (q->crypto != NULL || !qcow2_lookaside_overwrite(q, offset, length, &host_offset, &hold)) {
+        return false;
+    }
+    *result = write_vector(q, host_offset, &no_edge, &payload, &no_edge);
+    qcow2_unhold(q->blk, hold);
+    return true;
+}
+
 int qcow2_write(struct blk *blk, uint64_t offset, const struct iovec *iov, int count,
                 uint64_t length)
 {
@@ -510,6 +527,9 @@ int qcow2_write(struct blk *blk, uint64_t offset, const struct iovec *iov, int c
     uint64_t done = 0;
     int r = 0;
 
+    if (overwrite_quickly(q, offset, iov, count, length, &r)) {
+        return r;
+    }
     pthread_mutex_lock(&q->lock);
     while (done < length && r == 0) {
         struct payload payload = {

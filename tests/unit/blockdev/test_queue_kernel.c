@@ -40,9 +40,7 @@ static void write_few(struct blk_queue *queue, uint8_t byte)
 
 static void assert_no_holds(struct blk *blk)
 {
-    struct qcow2 *q = qcow2_of(blk);
-
-    assert_int_equal(atomic_load(&q->holds[0]) + atomic_load(&q->holds[1]), 0);
+    assert_int_equal(qcow2_holds_count(qcow2_of(blk)), 0);
 }
 
 /* Overwrites in a file that always waits. `fd`: what the kernel is to write to; -1: the image itself. Returns
