@@ -14,6 +14,8 @@
  * Ignores SIGXFSZ, so that a file size limit is a failed write (EFBIG) that is reported and cleaned up
  * like any other, and not the end of the process.
  *
+ * Gives threads small stacks, of 256 KiB.
+ *
  * Threads: before there are any. What cannot be done is left as it is.
  */
 void process_prepare(void);
