@@ -427,7 +427,8 @@ static int use_old(struct qcow2 *q, const struct redo_memory *memory, uint32_t r
     if (!is_of_image(q, memory)) {
         return err_set(err, -EINVAL, "what the last server left to be done is of another image");
     }
-    r = replay_all(q, memory, head, count, room);
+    r = qcow2_refuse_if_broken(q);
+    r = r == 0 ? replay_all(q, memory, head, count, room) : r;
     if (r == -EINVAL) {
         return err_set(err, r, "what the last server left to be done does not fit the image");
     }
@@ -476,12 +477,10 @@ int qcow2_redo_log(struct blk *blk, void *memory, size_t bytes, struct err *err)
 
     pthread_mutex_lock(&q->lock);
     stop(q);
-    r = qcow2_refuse_if_broken(q);
-    if (r != 0) {
-        err_set_errno(err, r, "cannot write '%s'", blk->path);
-    } else if (memory != NULL && room > 0) {
-        r = use_old(q, memory, room, err);
-        r = r == 0 ? start(q, memory, room, err) : r;
+    r = memory != NULL && room > 0 ? use_old(q, memory, room, err) : 0;
+    /* What is broken can still be read. */
+    if (r == 0 && memory != NULL && room > 0 && qcow2_refuse_if_broken(q) == 0) {
+        r = start(q, memory, room, err);
     }
     pthread_mutex_unlock(&q->lock);
     return r;

@@ -355,6 +355,26 @@ static void a_commit_that_fails_settles_nothing(void **state)
     munmap(shared, sizeof(*shared));
 }
 
+/* It can be read, and has no use for a log; but what was left to be done cannot be done. */
+static void a_broken_image_has_no_log(void **state)
+{
+    struct err err = {""};
+    struct blk *blk;
+
+    (void)state;
+    leave_two_clusters();
+    blk = open_image("top.qcow2", true);
+    qcow2_break(qcow2_of(blk), -EIO);
+    assert_int_equal(blk_redo_log(blk, shared->log, MANY, &err), -EIO);
+    assert_says(&err, "cannot be done");
+    memset(shared->log, 0, MANY);
+    assert_int_equal(blk_redo_log(blk, shared->log, MANY, &err), 0);
+    assert_int_equal(shared->log[0], 0);
+    assert_bytes(blk, 0, CLUSTER, 1);
+    assert_int_equal(blk_close(blk, NULL), -EIO);
+    munmap(shared, sizeof(*shared));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +382,7 @@ int main(void)
         cmocka_unit_test(what_was_tampered_with_is_refused),
         cmocka_unit_test(more_entries_than_there_is_room_for_are_refused),
         cmocka_unit_test(a_commit_that_fails_settles_nothing),
+        cmocka_unit_test(a_broken_image_has_no_log),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
