@@ -41,7 +41,7 @@ enum {
 };
 
 /* In company, more than some turns of others at the processor. */
-static const uint64_t CROWD_SLOW_NS = 20 * 1000 * 1000;
+static const uint64_t CROWD_SLOW_NS = UINT64_C(20) * 1000 * 1000;
 
 struct blk_queue {
     struct blk *blk;
