@@ -304,13 +304,15 @@ static const struct file_ops posix_ops = {
     .close = posix_close,
 };
 
-static int check_type(const struct stat *st, const char *path, struct err *err)
+/* The words are QEMU's. */
+static int check_type(const struct stat *st, const char *path, bool writable, struct err *err)
 {
-    if (S_ISDIR(st->st_mode)) {
+    if (S_ISDIR(st->st_mode) && writable) {
         return err_set_errno(err, -EISDIR, "Could not open '%s'", path);
     }
     if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode)) {
-        return err_set(err, -EINVAL, "'%s' is neither a regular file nor a block device", path);
+        return err_set(err, S_ISDIR(st->st_mode) ? -EISDIR : -EINVAL,
+                       "'file' driver requires '%s' to be a regular file", path);
     }
     return 0;
 }
@@ -341,7 +343,7 @@ static int check_named(int fd, const char *path, struct err *err)
 static int open_checked(const char *path, int flags, bool is_named, struct stat *st,
                         struct err *err)
 {
-    int fd, r = stat(path, st) == 0 ? check_type(st, path, err) : 0;
+    int fd, r = stat(path, st) == 0 ? check_type(st, path, (flags & O_ACCMODE) == O_RDWR, err) : 0;
 
     if (r != 0) {
         return r;
@@ -350,7 +352,7 @@ static int open_checked(const char *path, int flags, bool is_named, struct stat 
     if (fd < 0) {
         return err_set_errno(err, -errno, "Could not open '%s'", path);
     }
-    r = fstat(fd, st) == 0 ? check_type(st, path, err)
+    r = fstat(fd, st) == 0 ? check_type(st, path, (flags & O_ACCMODE) == O_RDWR, err)
                            : err_set_errno(err, -errno, "Could not examine '%s'", path);
     r = r == 0 && is_named ? check_named(fd, path, err) : r;
     if (r != 0) {

@@ -130,7 +130,7 @@ struct progress {
     double shown; /* percent */
 };
 
-/* Begins a report of "(12.34/100%)" on stdout, at once when `enabled`, else after each SIGUSR1. */
+/* Begins a report of "(12.34/100%)" on stdout, at once when `enabled`, else on stderr after each SIGUSR1. */
 void progress_start(struct progress *progress, bool enabled);
 void progress_update(struct progress *progress, uint64_t done, uint64_t total);
 /* Ends the line; `complete` shows 100% first. */

@@ -38,8 +38,7 @@ void progress_update(struct progress *progress, uint64_t done, uint64_t total)
             show(progress, percent);
     } else if (asked) {
         asked = 0;
-        printf("    (%3.2f/100%%)\n", percent);
-        fflush(stdout);
+        fprintf(stderr, "    (%3.2f/100%%)\n", percent);
     }
 }
 

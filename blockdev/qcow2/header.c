@@ -379,7 +379,13 @@ int qcow2_header_read(struct file *file, bool for_check, struct qcow2_header_inf
         return err_set_errno(err, r, "Could not read the file's size");
     }
     if (file_size < QCOW2_V2_HEADER_LENGTH) {
-        return err_set(err, -EINVAL, "Image is not in qcow2 format");
+        uint8_t magic[4];
+        bool is_qcow2 = file_size >= sizeof(magic) &&
+                        file_pread(file, 0, magic, sizeof(magic)) == 0 &&
+                        load_be32(magic) == QCOW2_MAGIC;
+
+        return err_set(err, -EINVAL,
+                       is_qcow2 ? "qcow2 header too short" : "Image is not in qcow2 format");
     }
     bytes.raw = malloc(QCOW2_HEADER_AREA);
     if (bytes.raw == NULL) {

@@ -164,6 +164,62 @@ for size in 4M 16M; do
 done
 call plain convert -n -B base -O qcow2 top plain
 
+# ---- what is no image ----
+
+mkdir "$work/made/folder"
+head -c 40 "$work/made/plain" >"$work/made/forty"
+: >"$work/made/empty"
+for file in missing missing/file folder forty; do
+    for arguments in 'amend -o size=9M @' 'bench -c 1 @' 'bitmap --add @ b' 'check @' 'check -r all @' 'commit @' \
+        'compare @ plain' 'compare plain @' 'convert -O raw @ out' 'convert -n -O raw plain @' 'dd if=@ of=out' 'info @' \
+        'map @' 'measure @' 'rebase -b other -F qcow2 @' 'rebase -u -b other -F qcow2 @' 'rebase -b @ -F qcow2 top' \
+        'resize @ 1M' 'snapshot -l @' 'snapshot -c s @' 'snapshot -d s @'; do
+        # shellcheck disable=SC2086 # words
+        call '' ${arguments//@/$file}
+    done
+done
+for arguments in 'info empty' 'info -f qcow2 empty' 'check empty' 'convert -O raw empty out' 'create -f qcow2 new/file 1M' \
+    'create -f raw folder 1M' 'convert -O raw plain folder'; do
+    # shellcheck disable=SC2086 # words
+    call '' $arguments
+done
+rm -r "$work/made/folder" "$work/made/forty" "$work/made/empty"
+
+# ---- asked for with a signal, a progress is said once ----
+
+# Whether a process handles SIGUSR1, which is signal 10; before that it would end it.
+catches() {
+    local mask
+    mask=$(sed -n 's/^SigCgt:\t*//p' "/proc/$1/status") && [ $((0x$mask >> 9 & 1)) = 1 ]
+}
+# answers COMMAND...: while it runs it is asked until it answers, with one line; then it ends well.
+answers() {
+    local pid
+    : >"$work/progress"
+    "$@" 2>"$work/progress" >/dev/null &
+    pid=$!
+    until [ -s "$work/progress" ] || ! [ -e "/proc/$pid" ]; do
+        ! catches "$pid" || kill -USR1 "$pid"
+        read -r -t 0.02 -u "$never"
+    done
+    wait "$pid" && grep -qE '^    \([0-9]{1,3}\.[0-9]{2}/100%\)$' "$work/progress"
+}
+mkfifo "$work/never"
+exec {never}<>"$work/never"
+qemu-img create -q -f raw "$work/made/raw.large" 64M
+qemu-io -f raw -c 'write -q -P 1 0 64M' "$work/made/raw.large"
+qemu-img create -q -f qcow2 "$work/made/below" 64M
+qemu-img create -q -f qcow2 -b below -F qcow2 "$work/made/above"
+qemu-io -c 'write -q -P 2 0 64M' "$work/made/above"
+for program in qemu-img "$IMG"; do
+    cd "$work/made" || exit
+    check "SIGUSR1: ${program##*/} convert" answers "$program" convert -r 64M -f raw -O raw raw.large out
+    check "SIGUSR1: ${program##*/} commit" answers "$program" commit -d -r 64M above
+    rm -f out
+    cd "$work" || exit
+done
+rm "$work/made/raw.large" "$work/made/above" "$work/made/below"
+
 # ---- hints, and help ----
 
 for options in nocow=on nocow=off nocow=x extent_size_hint=1M extent_size_hint=0 extent_size_hint=x \
