@@ -34,7 +34,7 @@ static const char *nearest_option(const char *word, const struct option *longopt
     size_t n = 0;
 
     (void)snprintf(name, sizeof(name), "%.*s", (int)strcspn(word + 2, "="), word + 2);
-    for (; longopts[n].name != NULL && n < MAX_OPTIONS; n++)
+    for (; n < MAX_OPTIONS && longopts[n].name != NULL; n++)
         names[n] = longopts[n].name;
     names[n] = NULL;
     return optstr_nearest(name, names);
