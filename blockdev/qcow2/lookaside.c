@@ -24,7 +24,9 @@
 enum {
     MIN_SLOTS = 64,
     MAX_SLOTS =
-        1 << 13, /* 256 KiB, touched as far as they are used: 512 MiB in clusters of 64 KiB */
+        1 << 13,     /* 256 KiB, touched as far as they are used: 512 MiB in clusters of 64 KiB */
+    HOSTS = 1 << 15, /* 32 KiB */
+    MANY_HOSTS = UINT8_MAX,
     KIND_MASK = 7,
     IS_COPIED = 8, /* below the least cluster size */
 };
@@ -47,7 +49,8 @@ int qcow2_lookaside_init(struct qcow2 *q)
         slots *= 2;
     }
     table->memory = calloc(slots + 1, sizeof(struct qcow2_slot));
-    if (table->memory == NULL) {
+    table->hosts = calloc(HOSTS, 1);
+    if (table->memory == NULL || table->hosts == NULL) {
         return -ENOMEM;
     }
     table->slots = (void *)align_up((uintptr_t)table->memory, sizeof(struct qcow2_slot));
@@ -59,6 +62,7 @@ int qcow2_lookaside_init(struct qcow2 *q)
 void qcow2_lookaside_free(struct qcow2 *q)
 {
     free(q->lookaside.memory);
+    free(q->lookaside.hosts);
     q->lookaside.memory = NULL;
     q->lookaside.slots = NULL;
 }
@@ -68,10 +72,30 @@ static struct qcow2_slot *slot_of(const struct qcow2 *q, uint64_t cluster)
     return &q->lookaside.slots[(cluster >> q->cluster_bits) & q->lookaside.mask];
 }
 
-static void write_slot(struct qcow2_slot *slot, uint64_t guest, uint64_t value)
+/* How many slots lead to host clusters of which this is one; MANY_HOSTS: that is not known any more. */
+static uint8_t *hosts_like(const struct qcow2 *q, uint64_t host_offset)
+{
+    uint64_t hash = (host_offset >> q->cluster_bits) * UINT64_C(0x9e3779b97f4a7c15);
+
+    return &q->lookaside.hosts[(hash >> 32) & (HOSTS - 1)];
+}
+
+static void count_host(const struct qcow2 *q, uint64_t guest, uint64_t value, int change)
+{
+    if (guest != 0 && (value & KIND_MASK) == BLK_EXTENT_DATA + 1) {
+        uint8_t *count = hosts_like(q, align_down(value, q->cluster_size));
+
+        *count = *count == MANY_HOSTS ? MANY_HOSTS : (uint8_t)(*count + change);
+    }
+}
+
+static void write_slot(struct qcow2 *q, struct qcow2_slot *slot, uint64_t guest, uint64_t value)
 {
     uint64_t sequence = LOAD(sequence);
 
+    count_host(q, LOAD(guest), LOAD(value), -1);
+    count_host(q, guest, value, 1);
+    q->lookaside.used += (guest != 0) - (uint64_t)(LOAD(guest) != 0);
     STORE(sequence, sequence + 1);
     STORE(guest, guest);
     STORE(value, value);
@@ -109,19 +133,19 @@ void qcow2_lookaside_put(struct qcow2 *q, uint64_t guest_offset,
     slot = slot_of(q, start);
     value = value_of(q, cluster);
     if (value != 0 ? LOAD(guest) != start + 1 || LOAD(value) != value : LOAD(guest) == start + 1) {
-        write_slot(slot, value != 0 ? start + 1 : 0, value);
+        write_slot(q, slot, value != 0 ? start + 1 : 0, value);
     }
 }
 
 /* The slots that lead to a host cluster; 0: all. */
 static void empty(struct qcow2 *q, uint64_t host_offset)
 {
-    for (uint64_t i = 0; q->lookaside.slots != NULL && i <= q->lookaside.mask; i++) {
+    for (uint64_t i = 0; q->lookaside.used > 0 && i <= q->lookaside.mask; i++) {
         struct qcow2_slot *slot = &q->lookaside.slots[i];
 
         if (LOAD(guest) != 0 &&
             (host_offset == 0 || align_down(LOAD(value), q->cluster_size) == host_offset)) {
-            write_slot(slot, 0, 0);
+            write_slot(q, slot, 0, 0);
         }
     }
 }
@@ -133,7 +157,9 @@ void qcow2_lookaside_clear(struct qcow2 *q)
 
 void qcow2_lookaside_forget_host(struct qcow2 *q, uint64_t host_offset)
 {
-    empty(q, host_offset);
+    if (q->lookaside.used > 0 && *hosts_like(q, host_offset) > 0) {
+        empty(q, host_offset);
+    }
 }
 
 void qcow2_lookaside_close(struct qcow2 *q)

@@ -205,6 +205,8 @@ struct qcow2_lookaside {
     uint64_t mask;
     atomic_bool is_open; /* requests may go by the slots */
     void *memory;        /* which they lie in */
+    uint64_t used;       /* of the slots */
+    uint8_t *hosts;      /* which host clusters they may lead to: a counting filter */
 };
 
 /* ---- inflight.c ---- */

@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-enum { MAX_OPERATIONS = 12 };
+enum { MAX_OPERATIONS = 12, USUAL_BITS = 33 /* of a size */ };
 
 static void seed(struct input *input, struct rng *rng)
 {
@@ -82,7 +82,7 @@ static bool resize(struct blk *blk, struct script *script)
     switch (how % 5) {
     case 0:
         /* Large tables take time: not every time. */
-        size = script_number(script, 8) >> (how >= 250 ? 0 : 28);
+        size = script_number(script, 8) >> (how >= 250 ? 0 : 64 - USUAL_BITS);
         break;
     case 1:
         size = old + script_number(script, 3);
@@ -91,7 +91,7 @@ static bool resize(struct blk *blk, struct script *script)
         size = old - min_u64(old, script_number(script, 3));
         break;
     case 3:
-        size = UINT64_C(1) << script_byte(script) % (how >= 250 ? 64 : 36);
+        size = UINT64_C(1) << script_byte(script) % (how >= 250 ? 64 : USUAL_BITS);
         break;
     default:
         size = old + 512;
