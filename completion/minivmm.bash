@@ -84,7 +84,7 @@ _minivmm_img_command() {
     local i
     for ((i = 1; i < ${#words[@]}; i++)); do
         case ${words[i]} in
-        --backing-root) i=$((i + 1)) ;;
+        --backing-root | --trace | -T) i=$((i + 1)) ;;
         -*) ;;
         *)
             echo "${words[i]}"
@@ -106,15 +106,16 @@ _minivmm_img() {
     COMPREPLY=()
     _minivmm_split
     command=$(_minivmm_img_command)
-    if [[ $command == '' && $previous != --backing-root ]]; then
+    if [[ $command == '' && $previous != @(--backing-root|--trace|-T) ]]; then
         mapfile -t candidates < <("$program" --help 2>/dev/null |
             sed -nE '/^Command syntax/,/^$/s/^  ([a-z]+) .*/\1/p')
-        _minivmm_offer '' "${candidates[@]}" --help --version --backing-root
+        _minivmm_offer '' "${candidates[@]}" --help --version --trace --backing-root
         return
     fi
     case $command$previous in
     create-b | bitmap-b | rebase-b | commit-b | convert-B | *--key-file | *--backing-root) _minivmm_files '' ;;
     *-f | *-F | *-O) _minivmm_offer '' qcow2 raw ;;
+    -T | --trace) ;;
     *-t | *-T) _minivmm_offer '' none writeback writethrough directsync unsafe ;;
     *--output) _minivmm_offer '' human json ;;
     *--preallocation) _minivmm_offer '' off metadata falloc full ;;

@@ -57,6 +57,8 @@ void img_print_help(void)
 {
     static const char head[] = "    -h, --help       display this help and exit\n"
                                "    -V, --version    output version information and exit\n"
+                               "    -T, --trace [[enable=]PATTERN][,events=FILE][,file=FILE]\n"
+                               "                     is taken; there are no trace events\n"
                                "    --backing-root DIR\n"
                                "                     refuse backing and data files outside of DIR\n"
                                "\n"

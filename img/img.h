@@ -47,6 +47,9 @@ int cmd_snapshot(int argc, char **argv);
 
 void img_print_version(void);
 void img_print_help(void);
+/* trace_option.c: the option -T. False after a message; is_help: the list of trace events is asked for, which is
+ * empty. */
+bool img_take_trace(const char *text, bool *is_help);
 
 /* ---- command lines (options.c) ---- */
 

@@ -86,11 +86,6 @@ int io_open(struct io *io, const struct io_settings *settings);
 /* Waits for what is in flight and closes; nothing when no file is open. Negative after a message. */
 int io_close(struct io *io);
 
-/* ---- io_trace.c ---- */
-
-/* The option -T. False after a message; is_help: the list of trace events is asked for, which is empty. */
-bool io_take_trace(const char *text, bool *is_help);
-
 /* ---- requests (io_request.c) ---- */
 
 struct io_report {

@@ -97,7 +97,7 @@ static int parse_option(int c, struct io *io, struct command_line *line)
     case 'T': {
         bool is_help;
 
-        if (!io_take_trace(optarg, &is_help))
+        if (!img_take_trace(optarg, &is_help))
             return 1;
         return is_help ? 0 : GO_ON;
     }

@@ -242,4 +242,16 @@ for arguments in '' 'new 1M'; do
     check "create -f qcow2 -o help $arguments" test -z "$(differences rc out err)"
 done
 
+# ---- -T: there are no events, but what is asked for is judged alike ----
+
+printf 'nosuch\n# qcow2_*\n' >events
+cp events "$q/events" && cp events "$m/events"
+for arguments in "-T" "--trace" "-T nosuch info plain" "--trace=nosuch info plain" "-Tnosuch* info plain" \
+    "-T events=events info plain" "-T events=missing info plain" "-T file=log info plain" \
+    "-T file=missing/log info plain" "-T nosuch,wrong=1 info plain" "-T nosuch unknown" "--tracex"; do
+    # shellcheck disable=SC2086 # words
+    same "$arguments" $arguments
+done
+check "-T help is a list of nothing" test -z "$("$IMG" -T help 2>&1)"
+
 finish

@@ -1,10 +1,10 @@
 /*
- * io_trace.c - the option -T: which trace events are wanted, and where they go.
+ * trace_option.c - the option -T: which trace events are wanted, and where they go.
  *
- * minivmm-io has no trace events, so none is ever written. What is asked for is judged as qemu-io does, so that
- * its command lines work: an event that is not there is a warning, a file that cannot be opened is an error.
+ * There are no trace events, so none is ever written. What is asked for is judged as QEMU's tools do, so that
+ * their command lines work: an event that is not there is a warning, a file that cannot be opened is an error.
  */
-#include "io.h"
+#include "img.h"
 #include "log.h"
 #include "optstr.h"
 
@@ -55,7 +55,7 @@ static bool make_log(const char *path)
     return true;
 }
 
-bool io_take_trace(const char *text, bool *is_help)
+bool img_take_trace(const char *text, bool *is_help)
 {
     static const char *const known[] = {"enable", "events", "file", NULL};
     const char *event, *events, *log;
