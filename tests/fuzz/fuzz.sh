@@ -41,7 +41,7 @@ fuzz() {
     "$BUILD/tests/fuzz/replay" --seed "$seed" --seeds "$1" 100 "$corpus"
     # The quarantine of freed memory would count as the engine's.
     ASAN_OPTIONS=quarantine_size_mb=16:${ASAN_OPTIONS:-} "$fuzzers/fuzz-$1" -seed="$seed" \
-        -rss_limit_mb=512 -malloc_limit_mb=256 -timeout=20 -max_len=65536 \
+        -rss_limit_mb=512 -malloc_limit_mb=256 -timeout=60 -max_len=65536 \
         -max_total_time="$seconds" -runs="${runs:--1}" -artifact_prefix="$findings/" -print_final_stats=1 \
         "$corpus" "$known" \
         >"$work/$1.log" 2>&1
