@@ -172,6 +172,7 @@ static int read_top(struct named_image *image, struct err *err)
 static int read_image(struct named_image *image, const char *text, struct err *err)
 {
     char prefix[MAX_PREFIX] = "";
+    size_t length;
     int rc = strchr(text, '=') != NULL
                  ? optstr_parse(&image->options, text, NULL, err)
                  : err_set(err, -EINVAL, "Cannot find device='%s' nor node-name='%s'", text, text);
@@ -194,7 +195,8 @@ static int read_image(struct named_image *image, const char *text, struct err *e
         rc = rc == 0 ? image_opts_check_layer(&image->options, prefix, driver, err) : rc;
         rc = rc == 0 ? read_key(image, prefix, depth, err) : rc;
         rc = rc == 0 ? read_end(image, prefix, depth, err) : rc;
-        (void)strcat(prefix, "backing.");
+        length = strlen(prefix);
+        (void)snprintf(prefix + length, sizeof(prefix) - length, "backing.");
     }
     /* Deeper layers: the key for everything, or none. */
     if (rc == 0 && image->key_count < MAX_DEPTH && keys_find(NULL, &image->keys[image->key_count]))
