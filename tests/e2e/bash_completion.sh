@@ -27,11 +27,12 @@ expected: $2"; fi
 }
 
 offers "minivmm-img " "$(minivmm-img --help | sed -nE '/^Command syntax/,/^$/s/^  ([a-z]+) .*/\1/p' |
-    cat - <(printf '%s\n' --backing-root --help --version) | sort | paste -sd ' ')"
+    cat - <(printf '%s\n' --backing-root --help --trace --version) | sort | paste -sd ' ')"
 offers "minivmm-img cre" "create"
 offers "minivmm-img co" "commit compare convert"
 offers "minivmm-img xyz" ""
 offers "minivmm-img --backing-root folder cre" "create"
+offers "minivmm-img --trace events cre" "create"
 offers "minivmm-img --backing-root fo" "folder"
 offers "minivmm-img info ba" "base two.qcow2 base.qcow2"
 offers "minivmm-img create -f " "qcow2 raw"
