@@ -63,8 +63,7 @@ void qcow2_lookaside_free(struct qcow2 *q)
 {
     free(q->lookaside.memory);
     free(q->lookaside.hosts);
-    q->lookaside.memory = NULL;
-    q->lookaside.slots = NULL;
+    q->lookaside = (struct qcow2_lookaside){0};
 }
 
 static struct qcow2_slot *slot_of(const struct qcow2 *q, uint64_t cluster)
