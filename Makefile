@@ -19,7 +19,13 @@ SANITIZE ?=
 CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DMINIVMM_VERSION='"$(VERSION)"' \
              $(WARN) $(OPT) $(HARDEN) $(SANITIZE) -pthread -MMD -MP
 LDFLAGS_ALL = $(LDHARDEN) $(SANITIZE) -pthread
-LIBS     = -lz -ldeflate -lzstd -luring -lseccomp -ljansson
+# Programs carry their libraries along: a dynamic linker takes longer than making an overlay does. They
+# are position-independent all the same. `make STATIC=` links them with shared libraries. The linker
+# would warn of getpwnam() in a function of libgpg-error's that nothing calls.
+STATIC  ?= $(if $(SANITIZE),,yes)
+LDFLAGS_STATIC  = $(patsubst -pie,-static-pie,$(LDFLAGS_ALL)) -Wl,--no-warnings
+LDFLAGS_PROGRAM = $(if $(STATIC),$(LDFLAGS_STATIC),$(LDFLAGS_ALL))
+LIBS     = -lz -ldeflate -lzstd -luring -lseccomp -ljansson -lgcrypt -lgpg-error
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
@@ -85,13 +91,13 @@ LIB_IMG      := $(BUILD)/libimg.a $(LIB_VIRTIO)
 all: $(BUILD)/minivmm $(BUILD)/minivmm-img $(BUILD)/minivmm-io
 
 $(BUILD)/minivmm: $(BUILD)/vmm/main.o $(LIB_VMM)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_PROGRAM) -o $@ $^ $(LIBS)
 
 $(BUILD)/minivmm-img: $(BUILD)/img/main.o $(LIB_IMG)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_PROGRAM) -o $@ $^ $(LIBS)
 
 $(BUILD)/minivmm-io: $(call obj,$(IO_SRC)) $(LIB_IMG)
-	$(call say,LD)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+	$(call say,LD)$(CC) $(LDFLAGS_PROGRAM) -o $@ $^ $(LIBS)
 
 # ---- unit tests: tests/unit/LAYER/test_X.c, each a cmocka program linked with its layer alone ----
 unit_tests = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/$(1)/test_*.c))

@@ -94,16 +94,13 @@ int luks_add_key(const struct luks_header *header, const struct luks_area *area,
                  const struct luks_passphrase *opens, const struct luks_passphrase *added,
                  uint64_t iter_time, struct luks_slot *slot, uint8_t *material, struct err *err);
 
-/* Random bytes over what key material was. -EIO; -ENOTSUP: there is no libcrypto. */
-int luks_random(uint8_t *bytes, size_t length);
-
 struct luks_format_options {
     /* QEMU's names; NULL: its defaults. */
     const char *cipher_alg;     /* aes-128, aes-192, aes-256 (default) */
     const char *cipher_mode;    /* xts (default), cbc */
     const char *ivgen_alg;      /* plain64 (default), plain, essiv */
     const char *ivgen_hash_alg; /* of essiv: sha256 (default) */
-    const char *hash_alg;       /* sha256 (default), sha1, sha512 and others of libcrypto */
+    const char *hash_alg;       /* sha256 (default), sha1, sha512 sha224, sha384, ripemd160 */
     uint64_t iter_time;         /* milliseconds that deriving the key shall take; 0: 2000 */
 };
 

@@ -9,30 +9,28 @@
  */
 #include "bytes.h"
 #include "checked.h"
-#include "crypto/libcrypto.h"
 #include "crypto/luks.h"
+#include "crypto/luks_slot.h"
 
 #include <errno.h>
+#include <gcrypt.h>
+#include <string.h>
 
-static bool diffuse(EVP_MD_CTX *context, const EVP_MD *md, uint8_t *block, size_t length)
+static void diffuse(gcry_md_hd_t digest, int algorithm, uint8_t *block, size_t length)
 {
-    size_t piece = (size_t)libcrypto.EVP_MD_get_size(md);
-    uint8_t number[4], digest[EVP_MAX_MD_SIZE];
+    size_t piece = gcry_md_get_algo_dlen(algorithm);
+    uint8_t number[4];
     uint32_t i = 0;
 
     for (size_t at = 0; at < length; at += piece, i++) {
         size_t n = (size_t)min_u64(piece, length - at);
 
         store_be32(number, i);
-        if (libcrypto.EVP_DigestInit_ex(context, md, NULL) != 1 ||
-            libcrypto.EVP_DigestUpdate(context, number, sizeof(number)) != 1 ||
-            libcrypto.EVP_DigestUpdate(context, block + at, n) != 1 ||
-            libcrypto.EVP_DigestFinal_ex(context, digest, NULL) != 1) {
-            return false;
-        }
-        memcpy(block + at, digest, n);
+        gcry_md_reset(digest);
+        gcry_md_write(digest, number, sizeof(number));
+        gcry_md_write(digest, block + at, n);
+        memcpy(block + at, gcry_md_read(digest, algorithm), n);
     }
-    return true;
 }
 
 static void xor_into(uint8_t *to, const uint8_t *from, size_t length)
@@ -46,30 +44,31 @@ static void xor_into(uint8_t *to, const uint8_t *from, size_t length)
 static int fold(const char *name, const uint8_t *split, size_t key_bytes, unsigned stripes,
                 uint8_t *d)
 {
-    EVP_MD *md = libcrypto.EVP_MD_fetch(NULL, name, NULL);
-    EVP_MD_CTX *context = libcrypto.EVP_MD_CTX_new();
-    int r = md == NULL ? -ENOTSUP : context == NULL ? -ENOMEM : 0;
+    int algorithm = luks_hash(name, NULL);
+    gcry_md_hd_t digest;
 
-    for (unsigned k = 0; k + 1 < stripes && r == 0; k++) {
-        xor_into(d, split + k * key_bytes, key_bytes);
-        r = diffuse(context, md, d, key_bytes) ? 0 : -EIO;
+    if (algorithm < 0) {
+        return algorithm;
     }
-    libcrypto.EVP_MD_CTX_free(context);
-    libcrypto.EVP_MD_free(md);
-    return r;
+    if (gcry_md_open(&digest, algorithm, 0) != 0) {
+        return -ENOMEM;
+    }
+    for (unsigned k = 0; k + 1 < stripes; k++) {
+        xor_into(d, split + k * key_bytes, key_bytes);
+        diffuse(digest, algorithm, d, key_bytes);
+    }
+    gcry_md_close(digest);
+    return 0;
 }
 
 int luks_af_split(const char *digest, const uint8_t *key, size_t key_bytes, unsigned stripes,
                   uint8_t *split)
 {
     uint8_t *last = split + (stripes - 1) * key_bytes;
-    int r = libcrypto_load(NULL);
+    int r = crypto_random(split, (stripes - 1) * key_bytes);
 
     if (r != 0) {
         return r;
-    }
-    if (libcrypto.RAND_bytes(split, (int)((stripes - 1) * key_bytes)) != 1) {
-        return -EIO;
     }
     memset(last, 0, key_bytes);
     r = fold(digest, split, key_bytes, stripes, last);
@@ -80,11 +79,8 @@ int luks_af_split(const char *digest, const uint8_t *key, size_t key_bytes, unsi
 int luks_af_merge(const char *digest, const uint8_t *split, size_t key_bytes, unsigned stripes,
                   uint8_t *key)
 {
-    int r = libcrypto_load(NULL);
+    int r;
 
-    if (r != 0) {
-        return r;
-    }
     memset(key, 0, key_bytes);
     r = fold(digest, split, key_bytes, stripes, key);
     xor_into(key, split + (stripes - 1) * key_bytes, key_bytes);

@@ -61,7 +61,6 @@ int luks_format_plan(const struct luks_format_options *options, struct luks_head
     const char *cipher = or_default(options->cipher_alg, "aes-256");
     struct sector_cipher_spec spec;
     uint64_t step, offset = FIRST_MATERIAL;
-    EVP_MD *md;
     int r;
 
     *header = (struct luks_header){.cipher = "aes"};
@@ -73,11 +72,10 @@ int luks_format_plan(const struct luks_format_options *options, struct luks_head
     if (r != 0) {
         return r;
     }
-    md = luks_fetch_hash(or_default(options->hash_alg, "sha256"), err);
-    if (md == NULL) {
-        return -ENOTSUP;
+    r = luks_hash(or_default(options->hash_alg, "sha256"), err);
+    if (r < 0) {
+        return r;
     }
-    libcrypto.EVP_MD_free(md);
     snprintf(header->hash, sizeof(header->hash), "%s", or_default(options->hash_alg, "sha256"));
     step = align_up(luks_material_bytes(header), FIRST_MATERIAL);
     for (unsigned i = 0; i < LUKS_SLOTS; i++, offset += step) {
@@ -93,7 +91,7 @@ static int make_uuid(char text[LUKS_UUID])
     uint8_t u[16];
     char *at = text;
 
-    if (libcrypto.RAND_bytes(u, sizeof(u)) != 1) {
+    if (crypto_random(u, sizeof(u)) != 0) {
         return -EIO;
     }
     u[6] = (uint8_t)((u[6] & 0x0f) | 0x40);
@@ -107,14 +105,15 @@ static int make_uuid(char text[LUKS_UUID])
 /* The master key is in work->master_key. */
 static int fill_digest(struct luks_context *context, struct luks_header *header, uint64_t iter_time)
 {
-    int r = libcrypto.RAND_bytes(header->digest_salt, LUKS_SALT) == 1 ? 0 : -EIO;
+    int r = crypto_random(header->digest_salt, LUKS_SALT);
 
     if (r == 0) {
-        r = luks_measure_iterations(context->md, LUKS_DIGEST, div_round_up(iter_time, DIGEST_SHARE),
+        r = luks_measure_iterations(context->hash, LUKS_DIGEST,
+                                    div_round_up(iter_time, DIGEST_SHARE),
                                     &header->digest_iterations);
     }
     return r != 0 ? r
-                  : luks_derive(context->md, context->work->master_key, header->key_bytes,
+                  : luks_derive(context->hash, context->work->master_key, header->key_bytes,
                                 header->digest_salt, header->digest_iterations, header->digest,
                                 LUKS_DIGEST);
 }
@@ -137,10 +136,7 @@ int luks_format(const struct luks_format_options *options, struct luks_header *h
         return r;
     }
     r = make_uuid(header->uuid);
-    if (r == 0 &&
-        libcrypto.RAND_priv_bytes(context.work->master_key, (int)header->key_bytes) != 1) {
-        r = -EIO;
-    }
+    r = r == 0 ? crypto_random(context.work->master_key, header->key_bytes) : r;
     r = r == 0 ? fill_digest(&context, header, time) : r;
     r = r == 0 ? luks_slot_fill(&context, slot, passphrase, time, material) : r;
     slot->is_active = r == 0;

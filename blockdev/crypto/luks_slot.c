@@ -7,36 +7,39 @@
 #include "secret.h"
 
 #include <errno.h>
+#include <gcrypt.h>
 #include <string.h>
 #include <time.h>
 
 enum { MAX_ITER_TIME = 60 * 1000 };
 
-EVP_MD *luks_fetch_hash(const char *name, struct err *err)
+int luks_hash(const char *name, struct err *err)
 {
-    static const char *const known[] = {"sha1",   "sha224", "sha256",
-                                        "sha384", "sha512", "ripemd160"};
-    EVP_MD *md = NULL;
+    static const struct {
+        const char *name;
+        int algorithm;
+    } known[] = {
+        {"sha1", GCRY_MD_SHA1},     {"sha224", GCRY_MD_SHA224}, {"sha256", GCRY_MD_SHA256},
+        {"sha384", GCRY_MD_SHA384}, {"sha512", GCRY_MD_SHA512}, {"ripemd160", GCRY_MD_RMD160},
+    };
+    int r = crypto_library_init(err);
 
-    if (libcrypto_load(err) != 0) {
-        return NULL;
+    if (r != 0) {
+        return r;
     }
-    for (size_t i = 0; i < ARRAY_LEN(known) && md == NULL; i++) {
-        if (strcmp(known[i], name) == 0) {
-            md = libcrypto.EVP_MD_fetch(NULL, name, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if (strcmp(known[i].name, name) == 0 && gcry_md_test_algo(known[i].algorithm) == 0) {
+            return known[i].algorithm;
         }
     }
-    if (md == NULL) {
-        (void)err_set(err, -ENOTSUP, "Hash algorithm '%s' is not supported", name);
-    }
-    return md;
+    return err_set(err, -ENOTSUP, "Hash algorithm '%s' is not supported", name);
 }
 
-int luks_derive(const EVP_MD *md, const void *secret, size_t secret_bytes, const uint8_t *salt,
+int luks_derive(int hash, const void *secret, size_t secret_bytes, const uint8_t *salt,
                 uint32_t iterations, uint8_t *out, size_t length)
 {
-    return libcrypto.PKCS5_PBKDF2_HMAC(secret, (int)secret_bytes, salt, LUKS_SALT, (int)iterations,
-                                       md, (int)length, out) == 1
+    return gcry_kdf_derive(secret_bytes > 0 ? secret : "", secret_bytes, GCRY_KDF_PBKDF2, hash,
+                           salt, LUKS_SALT, iterations, length, out) == 0
                ? 0
                : -EIO;
 }
@@ -51,9 +54,9 @@ int luks_context_init(struct luks_context *context, const struct luks_header *he
     if (r != 0) {
         return r;
     }
-    context->md = luks_fetch_hash(header->hash, err);
-    if (context->md == NULL) {
-        return -ENOTSUP;
+    context->hash = luks_hash(header->hash, err);
+    if (context->hash < 0) {
+        return context->hash;
     }
     context->work = secret_alloc(sizeof(*context->work));
     return context->work != NULL ? 0 : err_set_errno(err, -ENOMEM, "No memory for a key slot");
@@ -62,9 +65,6 @@ int luks_context_init(struct luks_context *context, const struct luks_header *he
 void luks_context_free(struct luks_context *context)
 {
     secret_free(context->work, sizeof(*context->work));
-    if (context->md != NULL) { /* else the library may not be there */
-        libcrypto.EVP_MD_free(context->md);
-    }
 }
 
 int luks_check_passphrase(const struct luks_passphrase *passphrase, struct err *err)
@@ -81,6 +81,17 @@ int luks_check_iter_time(uint64_t milliseconds, struct err *err)
                : err_set(err, -EINVAL, "iter-time is at most %d ms", MAX_ITER_TIME);
 }
 
+/* In a time that says nothing of where they differ. */
+static bool is_same(const uint8_t *a, const uint8_t *b, size_t length)
+{
+    volatile uint8_t difference = 0;
+
+    for (size_t i = 0; i < length; i++) {
+        difference |= a[i] ^ b[i];
+    }
+    return difference == 0;
+}
+
 int luks_slot_open(struct luks_context *context, const struct luks_slot *slot,
                    const struct luks_passphrase *passphrase)
 {
@@ -90,7 +101,7 @@ int luks_slot_open(struct luks_context *context, const struct luks_slot *slot,
     struct iovec split = {.iov_len = bytes};
     struct sector_cipher *cipher = NULL;
     uint8_t digest[LUKS_DIGEST];
-    int r = luks_derive(context->md, passphrase->bytes, passphrase->length, slot->salt,
+    int r = luks_derive(context->hash, passphrase->bytes, passphrase->length, slot->salt,
                         slot->iterations, work->slot_key, header->key_bytes);
 
     split.iov_base = secret_alloc(bytes);
@@ -106,16 +117,13 @@ int luks_slot_open(struct luks_context *context, const struct luks_slot *slot,
     }
     secret_free(split.iov_base, bytes);
     if (r == 0) {
-        r = luks_derive(context->md, work->master_key, header->key_bytes, header->digest_salt,
+        r = luks_derive(context->hash, work->master_key, header->key_bytes, header->digest_salt,
                         header->digest_iterations, digest, sizeof(digest));
     }
-    return r == 0 && libcrypto.CRYPTO_memcmp(digest, header->digest, sizeof(digest)) != 0
-               ? -EKEYREJECTED
-               : r;
+    return r == 0 && !is_same(digest, header->digest, sizeof(digest)) ? -EKEYREJECTED : r;
 }
 
-int luks_measure_iterations(const EVP_MD *md, size_t key_bytes, uint64_t milliseconds,
-                            uint32_t *out)
+int luks_measure_iterations(int hash, size_t key_bytes, uint64_t milliseconds, uint32_t *out)
 {
     enum { ENOUGH_NS = 20 * 1000 * 1000 };
     static const uint8_t salt[LUKS_SALT];
@@ -132,7 +140,7 @@ int luks_measure_iterations(const EVP_MD *md, size_t key_bytes, uint64_t millise
         int r;
 
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
-        r = luks_derive(md, "measure", 7, salt, n, key, key_bytes);
+        r = luks_derive(hash, "measure", 7, salt, n, key, key_bytes);
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
         if (r != 0) {
             return r;
@@ -155,13 +163,11 @@ int luks_slot_fill(struct luks_context *context, struct luks_slot *slot,
     struct luks_work *work = context->work;
     struct iovec split = {.iov_base = work->material, .iov_len = luks_material_bytes(header)};
     struct sector_cipher *cipher = NULL;
-    int r = luks_measure_iterations(context->md, header->key_bytes, iter_time, &slot->iterations);
+    int r = luks_measure_iterations(context->hash, header->key_bytes, iter_time, &slot->iterations);
 
-    if (r == 0 && libcrypto.RAND_bytes(slot->salt, LUKS_SALT) != 1) {
-        r = -EIO;
-    }
+    r = r == 0 ? crypto_random(slot->salt, LUKS_SALT) : r;
     if (r == 0) {
-        r = luks_derive(context->md, passphrase->bytes, passphrase->length, slot->salt,
+        r = luks_derive(context->hash, passphrase->bytes, passphrase->length, slot->salt,
                         slot->iterations, work->slot_key, header->key_bytes);
     }
     if (r == 0) {
@@ -174,11 +180,4 @@ int luks_slot_fill(struct luks_context *context, struct luks_slot *slot,
     }
     sector_cipher_destroy(cipher);
     return r;
-}
-
-int luks_random(uint8_t *bytes, size_t length)
-{
-    int r = libcrypto_load(NULL);
-
-    return r != 0 ? r : libcrypto.RAND_bytes(bytes, (int)length) == 1 ? 0 : -EIO;
 }

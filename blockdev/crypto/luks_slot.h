@@ -6,7 +6,7 @@
 #ifndef CRYPTO_LUKS_SLOT_H
 #define CRYPTO_LUKS_SLOT_H
 
-#include "crypto/libcrypto.h"
+#include "crypto/crypto_library.h"
 #include "crypto/luks.h"
 
 /* Everything that is secret while a slot is opened or filled: lies in memory of secret_alloc(). */
@@ -19,7 +19,7 @@ struct luks_work {
 struct luks_context {
     const struct luks_header *header; /* the caller's */
     struct sector_cipher_spec spec;
-    EVP_MD *md;
+    int hash;
     struct luks_work *work;
 };
 
@@ -34,20 +34,19 @@ int luks_check_passphrase(const struct luks_passphrase *passphrase, struct err *
 /* -EINVAL: more than a minute. */
 int luks_check_iter_time(uint64_t milliseconds, struct err *err);
 
-/* The digests whose names LUKS headers and QEMU share with libcrypto, which may lack some. NULL: not
- * known. */
-EVP_MD *luks_fetch_hash(const char *name, struct err *err);
+/* libgcrypt's number of a digest, by the name that it has in LUKS headers and in QEMU. -ENOTSUP. The
+ * library is ready after it. */
+int luks_hash(const char *name, struct err *err);
 
 /* PBKDF2; the salt has LUKS_SALT bytes. */
-int luks_derive(const EVP_MD *md, const void *secret, size_t secret_bytes, const uint8_t *salt,
+int luks_derive(int hash, const void *secret, size_t secret_bytes, const uint8_t *salt,
                 uint32_t iterations, uint8_t *out, size_t length);
 
 /* How many iterations take `milliseconds` of this processor's time, LUKS_MIN_ITERATIONS at least. */
-int luks_measure_iterations(const EVP_MD *md, size_t key_bytes, uint64_t milliseconds,
-                            uint32_t *out);
+int luks_measure_iterations(int hash, size_t key_bytes, uint64_t milliseconds, uint32_t *out);
 
 /* The slot's material is in work->material: 0 and the master key is in work->master_key, or
- * -EKEYREJECTED. -EINVAL: a wrong passphrase may give a key that libcrypto does not like. */
+ * -EKEYREJECTED. -EINVAL: a wrong passphrase may give a key that libgcrypt does not like. */
 int luks_slot_open(struct luks_context *context, const struct luks_slot *slot,
                    const struct luks_passphrase *passphrase);
 

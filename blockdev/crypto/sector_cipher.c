@@ -1,34 +1,29 @@
 /*
- * sector_cipher.c - see sector_cipher.h. By libcrypto, but that XTS with AES-192, which no standard has
- * and which QEMU makes all the same, is put together here from AES-192 of single blocks (IEEE 1619:
- * each block is XORed with a tweak before and after; the tweak is the encrypted IV, multiplied by x in
- * GF(2^128) from block to block).
+ * sector_cipher.c - see sector_cipher.h. By libgcrypt, which also does XTS with AES-192, that no standard
+ * has and that QEMU makes all the same.
  *
- * A session is what one call needs: key schedules for one direction and for IVs. Sessions are made when
+ * A session is what one call needs: key schedules for data and for IVs. Sessions are made when
  * all are in use, and kept until the cipher goes.
  */
 #include "crypto/sector_cipher.h"
 
 #include "bytes.h"
 #include "checked.h"
-#include "crypto/libcrypto.h"
+#include "crypto/crypto_library.h"
 #include "iov.h"
 #include "secret.h"
 
 #include <errno.h>
+#include <gcrypt.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 16, ESSIV_KEY = 32, AES_192_XTS_KEY = 48, MAX_KEY = 64 };
-
-enum direction { DECRYPT, ENCRYPT, DIRECTIONS };
+enum { BLOCK = 16, ESSIV_KEY = 32, MAX_KEY = 64 };
 
 struct session {
-    EVP_CIPHER_CTX *data;
-    EVP_CIPHER_CTX *iv;    /* ESSIV's; or NULL */
-    EVP_CIPHER_CTX *tweak; /* of XTS put together here; or NULL */
+    gcry_cipher_hd_t data;
+    gcry_cipher_hd_t iv; /* ESSIV's; or NULL */
     struct session *next;
 };
 
@@ -38,11 +33,10 @@ struct keys {
 
 struct sector_cipher {
     struct sector_cipher_spec spec;
-    bool own_xts;
-    EVP_CIPHER *data, *essiv; /* essiv: NULL without */
+    int algorithm;
     struct keys *keys;
     pthread_mutex_t lock; /* idle */
-    struct session *idle[DIRECTIONS];
+    struct session *idle;
 };
 
 int sector_cipher_parse(struct sector_cipher_spec *spec, const char *cipher, const char *mode,
@@ -86,44 +80,45 @@ int sector_cipher_parse(struct sector_cipher_spec *spec, const char *cipher, con
 
 /* ---- sessions ---- */
 
-static EVP_CIPHER_CTX *new_context(EVP_CIPHER *algorithm, const uint8_t *key, enum direction way)
+/* NULL: no memory, or the library does not take the key. */
+static gcry_cipher_hd_t new_context(int algorithm, int mode, const uint8_t *key, size_t key_bytes)
 {
-    EVP_CIPHER_CTX *context = libcrypto.EVP_CIPHER_CTX_new();
+    gcry_cipher_hd_t context;
 
-    if (context != NULL &&
-        (libcrypto.EVP_CipherInit_ex(context, algorithm, NULL, key, NULL, way == ENCRYPT) != 1 ||
-         libcrypto.EVP_CIPHER_CTX_set_padding(context, 0) != 1)) {
-        libcrypto.EVP_CIPHER_CTX_free(context);
-        context = NULL;
+    if (gcry_cipher_open(&context, algorithm, mode, 0) != 0) {
+        return NULL;
+    }
+    if (gcry_cipher_setkey(context, key, key_bytes) != 0) {
+        gcry_cipher_close(context);
+        return NULL;
     }
     return context;
 }
 
 static void free_session(struct session *session)
 {
-    libcrypto.EVP_CIPHER_CTX_free(session->data);
-    libcrypto.EVP_CIPHER_CTX_free(session->iv);
-    libcrypto.EVP_CIPHER_CTX_free(session->tweak);
+    gcry_cipher_close(session->data);
+    gcry_cipher_close(session->iv);
     free(session);
 }
 
-static struct session *new_session(const struct sector_cipher *cipher, enum direction way)
+static struct session *new_session(const struct sector_cipher *cipher)
 {
+    const struct sector_cipher_spec *spec = &cipher->spec;
     struct session *session = calloc(1, sizeof(*session));
     bool is_whole;
 
     if (session == NULL) {
         return NULL;
     }
-    session->data = new_context(cipher->data, cipher->keys->data, way);
+    session->data =
+        new_context(cipher->algorithm,
+                    spec->mode == SECTOR_CIPHER_XTS ? GCRY_CIPHER_MODE_XTS : GCRY_CIPHER_MODE_CBC,
+                    cipher->keys->data, spec->key_bytes);
     is_whole = session->data != NULL;
-    if (cipher->own_xts) {
-        session->tweak =
-            new_context(cipher->data, cipher->keys->data + AES_192_XTS_KEY / 2, ENCRYPT);
-        is_whole = is_whole && session->tweak != NULL;
-    }
-    if (cipher->essiv != NULL) {
-        session->iv = new_context(cipher->essiv, cipher->keys->essiv, ENCRYPT);
+    if (spec->iv == SECTOR_IV_ESSIV_SHA256) {
+        session->iv =
+            new_context(GCRY_CIPHER_AES256, GCRY_CIPHER_MODE_ECB, cipher->keys->essiv, ESSIV_KEY);
         is_whole = is_whole && session->iv != NULL;
     }
     if (!is_whole) {
@@ -133,47 +128,46 @@ static struct session *new_session(const struct sector_cipher *cipher, enum dire
     return session;
 }
 
-static struct session *take_session(struct sector_cipher *cipher, enum direction way)
+static struct session *take_session(struct sector_cipher *cipher)
 {
     struct session *session;
 
     pthread_mutex_lock(&cipher->lock);
-    session = cipher->idle[way];
+    session = cipher->idle;
     if (session != NULL) {
-        cipher->idle[way] = session->next;
+        cipher->idle = session->next;
     }
     pthread_mutex_unlock(&cipher->lock);
-    return session != NULL ? session : new_session(cipher, way);
+    return session != NULL ? session : new_session(cipher);
 }
 
-static void give_session(struct sector_cipher *cipher, enum direction way, struct session *session)
+static void give_session(struct sector_cipher *cipher, struct session *session)
 {
     pthread_mutex_lock(&cipher->lock);
-    session->next = cipher->idle[way];
-    cipher->idle[way] = session;
+    session->next = cipher->idle;
+    cipher->idle = session;
     pthread_mutex_unlock(&cipher->lock);
 }
 
 /* ---- create and destroy ---- */
 
-static const char *algorithm_name(const struct sector_cipher *cipher, char *name, size_t room)
+static int aes_of(const struct sector_cipher_spec *spec)
 {
-    const struct sector_cipher_spec *spec = &cipher->spec;
-    bool is_xts = spec->mode == SECTOR_CIPHER_XTS;
-
-    snprintf(name, room, "AES-%zu-%s", spec->key_bytes * 8 / (is_xts ? 2 : 1),
-             cipher->own_xts ? "ECB"
-             : is_xts        ? "XTS"
-                             : "CBC");
-    return name;
+    switch (spec->mode == SECTOR_CIPHER_XTS ? spec->key_bytes / 2 : spec->key_bytes) {
+    case 16:
+        return GCRY_CIPHER_AES128;
+    case 24:
+        return GCRY_CIPHER_AES192;
+    default:
+        return GCRY_CIPHER_AES256;
+    }
 }
 
 int sector_cipher_create(const struct sector_cipher_spec *spec, const uint8_t *key,
                          struct sector_cipher **out)
 {
     struct sector_cipher *cipher;
-    char name[32];
-    int r = libcrypto_load(NULL);
+    int r = crypto_library_init(NULL);
 
     if (r != 0) {
         return r;
@@ -185,31 +179,19 @@ int sector_cipher_create(const struct sector_cipher_spec *spec, const uint8_t *k
     r = -ENOMEM;
     pthread_mutex_init(&cipher->lock, NULL);
     cipher->spec = *spec;
-    cipher->own_xts = spec->mode == SECTOR_CIPHER_XTS && spec->key_bytes == AES_192_XTS_KEY;
+    cipher->algorithm = aes_of(spec);
     cipher->keys = secret_alloc(sizeof(*cipher->keys));
     if (cipher->keys == NULL || spec->key_bytes > MAX_KEY) {
         goto fail;
     }
     memcpy(cipher->keys->data, key, spec->key_bytes);
-    r = -EINVAL;
-    cipher->data =
-        libcrypto.EVP_CIPHER_fetch(NULL, algorithm_name(cipher, name, sizeof(name)), NULL);
-    if (cipher->data == NULL) {
-        goto fail;
-    }
     if (spec->iv == SECTOR_IV_ESSIV_SHA256) {
-        cipher->essiv = libcrypto.EVP_CIPHER_fetch(NULL, "AES-256-ECB", NULL);
-        if (cipher->essiv == NULL ||
-            libcrypto.EVP_Digest(key, spec->key_bytes, cipher->keys->essiv, NULL,
-                                 libcrypto.EVP_sha256(), NULL) != 1) {
-            goto fail;
-        }
+        gcry_md_hash_buffer(GCRY_MD_SHA256, cipher->keys->essiv, key, spec->key_bytes);
     }
-    for (int way = 0; way < DIRECTIONS; way++) {
-        cipher->idle[way] = new_session(cipher, (enum direction)way);
-        if (cipher->idle[way] == NULL) {
-            goto fail;
-        }
+    cipher->idle = new_session(cipher);
+    if (cipher->idle == NULL) {
+        r = -EINVAL;
+        goto fail;
     }
     *out = cipher;
     return 0;
@@ -224,16 +206,12 @@ void sector_cipher_destroy(struct sector_cipher *cipher)
     if (cipher == NULL) {
         return;
     }
-    for (int way = 0; way < DIRECTIONS; way++) {
-        while (cipher->idle[way] != NULL) {
-            struct session *session = cipher->idle[way];
+    while (cipher->idle != NULL) {
+        struct session *session = cipher->idle;
 
-            cipher->idle[way] = session->next;
-            free_session(session);
-        }
+        cipher->idle = session->next;
+        free_session(session);
     }
-    libcrypto.EVP_CIPHER_free(cipher->data);
-    libcrypto.EVP_CIPHER_free(cipher->essiv);
     secret_free(cipher->keys, sizeof(*cipher->keys));
     pthread_mutex_destroy(&cipher->lock);
     free(cipher);
@@ -241,66 +219,14 @@ void sector_cipher_destroy(struct sector_cipher *cipher)
 
 /* ---- one sector ---- */
 
-static bool update(EVP_CIPHER_CTX *context, uint8_t *out, const uint8_t *in, int length)
+static bool set_iv(const struct sector_cipher *cipher, const struct session *session,
+                   uint64_t sector)
 {
-    int done = 0;
+    uint8_t iv[BLOCK] = {0};
 
-    return libcrypto.EVP_CipherUpdate(context, out, &done, in, length) == 1 && done == length;
-}
-
-static bool make_iv(const struct sector_cipher *cipher, const struct session *session,
-                    uint64_t sector, uint8_t iv[BLOCK])
-{
-    memset(iv, 0, BLOCK);
     store_le64(iv, cipher->spec.iv == SECTOR_IV_PLAIN ? (uint32_t)sector : sector);
-    return session->iv == NULL || update(session->iv, iv, iv, BLOCK);
-}
-
-static void xor_with_tweaks(uint8_t *out, const uint8_t *in, const uint64_t *tweaks)
-{
-    for (size_t i = 0; i < CRYPTO_SECTOR; i += sizeof(*tweaks)) {
-        store_le64(out + i, load_le64(in + i) ^ tweaks[i / sizeof(*tweaks)]);
-    }
-}
-
-static bool own_xts(const struct session *session, const uint8_t iv[BLOCK], uint8_t *out,
-                    const uint8_t *in)
-{
-    enum { WORDS = CRYPTO_SECTOR / 8, POLYNOMIAL = 0x87 };
-    uint64_t tweaks[WORDS];
-    uint8_t first[BLOCK], sector[CRYPTO_SECTOR];
-    bool is_done;
-
-    if (!update(session->tweak, first, iv, BLOCK)) {
-        return false;
-    }
-    tweaks[0] = load_le64(first);
-    tweaks[1] = load_le64(first + 8);
-    for (int i = 2; i < WORDS; i += 2) {
-        uint64_t low = tweaks[i - 2], high = tweaks[i - 1];
-
-        tweaks[i] = low << 1 ^ (high >> 63) * POLYNOMIAL;
-        tweaks[i + 1] = high << 1 | low >> 63;
-    }
-    xor_with_tweaks(sector, in, tweaks);
-    is_done = update(session->data, sector, sector, CRYPTO_SECTOR);
-    xor_with_tweaks(out, sector, tweaks);
-    return is_done;
-}
-
-static bool do_sector(const struct sector_cipher *cipher, const struct session *session,
-                      uint64_t sector, uint8_t *out, const uint8_t *in)
-{
-    uint8_t iv[BLOCK];
-
-    if (!make_iv(cipher, session, sector, iv)) {
-        return false;
-    }
-    if (cipher->own_xts) {
-        return own_xts(session, iv, out, in);
-    }
-    return libcrypto.EVP_CipherInit_ex(session->data, NULL, NULL, NULL, iv, -1) == 1 &&
-           update(session->data, out, in, CRYPTO_SECTOR);
+    return (session->iv == NULL || gcry_cipher_encrypt(session->iv, iv, BLOCK, NULL, 0) == 0) &&
+           gcry_cipher_setiv(session->data, iv, BLOCK) == 0;
 }
 
 /* ---- many sectors ---- */
@@ -330,7 +256,7 @@ int sector_cipher_encrypt(struct sector_cipher *cipher, uint64_t sector, const s
                           int count, uint64_t skip, uint8_t *out, size_t length)
 {
     struct cursor cursor = {.iov = iov, .count = count, .at = skip};
-    struct session *session = take_session(cipher, ENCRYPT);
+    struct session *session = take_session(cipher);
     uint8_t gathered[CRYPTO_SECTOR];
     bool is_done = true;
 
@@ -344,9 +270,11 @@ int sector_cipher_encrypt(struct sector_cipher *cipher, uint64_t sector, const s
             (void)iov_to_buf(iov, count, skip + done, gathered, CRYPTO_SECTOR);
             in = gathered;
         }
-        is_done = do_sector(cipher, session, sector, out + done, in);
+        is_done =
+            set_iv(cipher, session, sector) &&
+            gcry_cipher_encrypt(session->data, out + done, CRYPTO_SECTOR, in, CRYPTO_SECTOR) == 0;
     }
-    give_session(cipher, ENCRYPT, session);
+    give_session(cipher, session);
     return is_done ? 0 : -EIO;
 }
 
@@ -354,8 +282,8 @@ int sector_cipher_decrypt(struct sector_cipher *cipher, uint64_t sector, const u
                           const struct iovec *iov, int count, uint64_t skip, size_t length)
 {
     struct cursor cursor = {.iov = iov, .count = count, .at = skip};
-    struct session *session = take_session(cipher, DECRYPT);
-    uint8_t scattered[CRYPTO_SECTOR];
+    struct session *session = take_session(cipher);
+    uint8_t plain[CRYPTO_SECTOR];
     bool is_done = true;
 
     if (session == NULL) {
@@ -363,13 +291,17 @@ int sector_cipher_decrypt(struct sector_cipher *cipher, uint64_t sector, const u
     }
     for (size_t done = 0; done < length && is_done; done += CRYPTO_SECTOR, sector++) {
         uint8_t *whole = whole_sector(&cursor);
-        uint8_t *out = whole != NULL ? whole : scattered;
 
-        is_done = do_sector(cipher, session, sector, out, in + done);
-        if (is_done && whole == NULL) {
-            (void)iov_from_buf(iov, count, skip + done, scattered, CRYPTO_SECTOR);
+        /* The library keeps tweaks of XTS where it puts the plaintext, until that is there. */
+        is_done =
+            set_iv(cipher, session, sector) &&
+            gcry_cipher_decrypt(session->data, plain, CRYPTO_SECTOR, in + done, CRYPTO_SECTOR) == 0;
+        if (is_done && whole != NULL) {
+            memcpy(whole, plain, CRYPTO_SECTOR);
+        } else if (is_done) {
+            (void)iov_from_buf(iov, count, skip + done, plain, CRYPTO_SECTOR);
         }
     }
-    give_session(cipher, DECRYPT, session);
+    give_session(cipher, session);
     return is_done ? 0 : -EIO;
 }

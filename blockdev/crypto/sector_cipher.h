@@ -38,7 +38,7 @@ int sector_cipher_parse(struct sector_cipher_spec *spec, const char *cipher, con
 
 struct sector_cipher;
 
-/* Copies the key. -ENOMEM, or -EINVAL when libcrypto does not take the key. */
+/* Copies the key. -ENOMEM, or -EINVAL when libgcrypt does not take the key. */
 int sector_cipher_create(const struct sector_cipher_spec *spec, const uint8_t *key,
                          struct sector_cipher **out);
 void sector_cipher_destroy(struct sector_cipher *cipher); /* NULL is allowed */
@@ -46,7 +46,7 @@ void sector_cipher_destroy(struct sector_cipher *cipher); /* NULL is allowed */
 /*
  * `length` bytes, a multiple of CRYPTO_SECTOR, of which the first belongs to `sector`. The vector's bytes
  * from `skip` on are read once, and never written (encrypt), or written once, and never read (decrypt):
- * it may be a guest's memory. The flat buffer holds nothing but ciphertext. -EIO: libcrypto failed.
+ * it may be a guest's memory. The flat buffer holds nothing but ciphertext. -EIO: libgcrypt failed.
  */
 int sector_cipher_encrypt(struct sector_cipher *cipher, uint64_t sector, const struct iovec *iov,
                           int count, uint64_t skip, uint8_t *out, size_t length);

@@ -423,8 +423,8 @@ static int write_refcounts(struct file *file, const struct blk_create_options *o
     unsigned bits = refcount_bits_of(options);
     uint64_t offset = l->first_refcount_block;
     uint64_t left = l->total_clusters;
-    uint64_t per_chunk = (uint64_t)CHUNK * 8 / bits;
-    unsigned char *buf = calloc(1, CHUNK);
+    uint64_t per_chunk = min_u64(left, (uint64_t)CHUNK * 8 / bits);
+    unsigned char *buf = malloc(div_round_up(per_chunk * bits, 8));
     int rc = 0;
 
     if (buf == NULL)

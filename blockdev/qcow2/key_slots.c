@@ -2,6 +2,7 @@
  * key_slots.c - filling and erasing key slots: see key_slots.h.
  */
 #include "qcow2/key_slots.h"
+#include "crypto/crypto_library.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -202,7 +203,7 @@ static int wipe(struct qcow2 *q, unsigned slots)
     for (unsigned n = 0; n < WIPES && r == 0; n++) {
         for (unsigned i = 0; i < LUKS_SLOTS && r == 0; i++) {
             if (has(slots, i)) {
-                r = luks_random(random, bytes);
+                r = crypto_random(random, bytes);
                 r = r == 0 ? write_area(q, q->crypto->luks.slots[i].key_offset, random, bytes) : r;
             }
         }

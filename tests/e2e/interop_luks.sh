@@ -134,15 +134,6 @@ check "the LUKS header is as it was" cmp luks.before luks.after
 check "and what is encrypted can be read" qemu-img compare -q "${secret[@]}" --image-opts "$(opts long.qcow2)" \
     "$(opts whole.qcow2)"
 
-# ---- the library is needed for these images alone ----
-mkdir no-library
-: >no-library/libcrypto.so.3
-LD_LIBRARY_PATH=$PWD/no-library "$IMG" convert "${secret[@]}" --image-opts -O raw "$(opts whole.qcow2)" none.raw 2>errors
-check "without libcrypto: refused" test $? = 1
-check "without libcrypto: one line says so" test "$(grep -c 'Encryption needs libcrypto' errors)/$(wc -l <errors)" = 1/1
-check "without libcrypto: nothing is left" test ! -e none.raw
-check "without libcrypto: other images" env LD_LIBRARY_PATH="$PWD/no-library" "$IMG" create -q -f raw plain.raw 1M
-
 # ---- what is refused ----
 for option in encryption=on encrypt.format=aes "$new,encrypt.cipher-alg=serpent-256" \
     "$new,encrypt.hash-alg=md5" "$new,encrypt.iter-time=0" encrypt.cipher-alg=aes-128 \

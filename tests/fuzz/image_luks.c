@@ -4,20 +4,21 @@
  * header is that key's. Iterations are as few as there can be.
  */
 #include "bytes.h"
-#include "crypto/luks.h"
+#include "crypto/luks_slot.h"
 #include "finding.h"
 #include "image.h"
 
-#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { KEY_BYTES = 16, SLOT_ROOM = 64 << 10, FIRST_SLOT = 4096 };
 
-static bool derive(const void *secret, size_t length, const uint8_t *salt, uint8_t *out, int bytes)
+static bool derive(const void *secret, size_t length, const uint8_t *salt, uint8_t *out,
+                   size_t bytes)
 {
-    return PKCS5_PBKDF2_HMAC(secret, (int)length, salt, LUKS_SALT, 1, EVP_sha256(), bytes, out) ==
-           1;
+    int hash = luks_hash("sha256", NULL);
+
+    return hash > 0 && luks_derive(hash, secret, length, salt, 1, out, bytes) == 0;
 }
 
 static bool find_digest(struct luks_header *header)
