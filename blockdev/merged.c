@@ -1,6 +1,7 @@
 /*
  * merged.c - a table of answers, one for each piece ("granule") of the device as far as it has room, found by
- * where the piece lies. An answer is an extent of any length that begins in the piece.
+ * where the piece lies. An answer is an extent of any length that begins in the piece; one that was dear stands
+ * in the slots of the pieces after it as well.
  *
  * Readers and writers take no lock. A slot has a sequence number, which is odd while somebody writes the slot
  * and changes with each write: who reads the same even number before and after has read one answer. The
@@ -22,6 +23,9 @@ enum {
     MIN_SLOTS = 64,
     MAX_SLOTS =
         1 << 15, /* 2 MiB, for 2 GiB of a device in pieces of 64 KiB; used as far as it is read */
+    /* An answer for which so many layers were asked is worth one more slot: filling a slot takes about as
+     * long as asking them. */
+    LAYERS_A_SLOT = 4,
 };
 
 struct slot {
@@ -121,24 +125,39 @@ bool merged_find(struct merged *merged, uint64_t offset, uint64_t length, struct
     return true;
 }
 
-void merged_keep(struct merged *merged, uint64_t offset, struct blk *layer, unsigned depth,
-                 const struct layer_extent *extent)
+/* The answer without its first `skip` bytes, in the slot of what is left. */
+static void fill_slot(struct merged *merged, uint64_t offset, uint64_t skip, struct blk *layer,
+                      unsigned depth, const struct layer_extent *extent)
 {
-    struct slot *slot = slot_of(merged, offset);
+    struct slot *slot = slot_of(merged, offset + skip);
     uint64_t sequence = LOAD(sequence);
 
-    if (extent->kind == BLK_EXTENT_COMPRESSED || extent->is_encrypted ||
-        extent->hold != BLK_NOT_HELD || (sequence & 1) != 0 ||
+    if ((sequence & 1) != 0 ||
         !atomic_compare_exchange_strong(&slot->sequence, &sequence, sequence + 1))
         return;
-    STORE(start, offset);
+    STORE(start, offset + skip);
     STORE(end, offset + extent->length);
-    STORE(host_offset, extent->host_offset);
+    STORE(host_offset, extent->host_offset + skip);
     STORE(file, extent->file);
     STORE(layer, layer);
     STORE(depth, depth);
     STORE(kind, (uint64_t)extent->kind | (extent->has_host_offset ? HAS_HOST_OFFSET : 0));
     STORE(sequence, sequence + 2);
+}
+
+void merged_keep(struct merged *merged, uint64_t offset, struct blk *layer, unsigned depth,
+                 const struct layer_extent *extent)
+{
+    uint64_t granule = UINT64_C(1) << merged->granule_bits;
+    uint64_t skip = 0;
+
+    if (extent->kind == BLK_EXTENT_COMPRESSED || extent->is_encrypted ||
+        extent->hold != BLK_NOT_HELD)
+        return;
+    for (unsigned slots = 1 + depth / LAYERS_A_SLOT; slots > 0 && skip < extent->length; slots--) {
+        fill_slot(merged, offset, skip, layer, depth, extent);
+        skip += granule - ((offset + skip) & (granule - 1));
+    }
 }
 
 uint64_t merged_start(const struct merged *merged, uint64_t offset)

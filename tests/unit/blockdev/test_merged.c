@@ -2,7 +2,10 @@
  * What is remembered of the layers below the top is what those layers hold: for every offset, however answers
  * displace each other, from several threads at once.
  */
+#include "block.h"
+#include "checked.h"
 #include "fixture.h"
+#include "merged.h"
 
 #include <pthread.h>
 
@@ -122,9 +125,49 @@ static void every_reader_sees_what_the_layers_hold(void **state)
     free(model);
 }
 
+/* One look through a deep chain answers for the pieces around as well; through a shallow one it does not,
+ * where asking costs no more than remembering. */
+static void an_answer_of_a_deep_chain_serves_its_neighbours(void **state)
+{
+    enum { LAYERS = 20, SLOTS = 1 + LAYERS / 4, GRANULE = 64 << 10, FIRST = 8 * MIB };
+    struct layer_extent extent;
+    struct blk *blk, *layer;
+    char bytes[512];
+    unsigned depth;
+
+    (void)state;
+    shell("head -c 16M /dev/urandom >base.raw");
+    shell("qemu-img create -q -f qcow2 -b base.raw -F raw d1.qcow2");
+    for (unsigned i = 2; i <= LAYERS; i++) {
+        shell("qemu-img create -q -f qcow2 -b d%u.qcow2 -F qcow2 d%u.qcow2", i - 1, i);
+    }
+    blk = open_image("d20.qcow2", false);
+    assert_int_equal(blk_pread(blk, FIRST + 5 * 512, bytes, sizeof(bytes)), 0);
+    for (unsigned i = 0; i < SLOTS; i++) {
+        uint64_t offset = FIRST + i * (uint64_t)GRANULE + 512;
+
+        assert_true(merged_find(blk->merged, offset, MIB, &layer, &depth, &extent));
+        assert_int_equal(depth, LAYERS);
+        assert_int_equal(extent.kind, BLK_EXTENT_DATA);
+        assert_int_equal(extent.host_offset, offset);
+        /* The look was for a MiB from the byte that was read on. */
+        assert_int_equal(extent.length, min_u64(MIB, FIRST + 5 * 512 + MIB - offset));
+    }
+    assert_false(
+        merged_find(blk->merged, FIRST + SLOTS * (uint64_t)GRANULE, MIB, &layer, &depth, &extent));
+    close_image(blk);
+
+    blk = open_image("d2.qcow2", false);
+    assert_int_equal(blk_pread(blk, FIRST, bytes, sizeof(bytes)), 0);
+    assert_true(merged_find(blk->merged, FIRST, MIB, &layer, &depth, &extent));
+    assert_false(merged_find(blk->merged, FIRST + GRANULE, MIB, &layer, &depth, &extent));
+    close_image(blk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_answer_of_a_deep_chain_serves_its_neighbours),
         cmocka_unit_test(every_reader_sees_what_the_layers_hold),
     };
 
