@@ -4,7 +4,7 @@
 . "$(dirname "$0")/../lib.sh"
 
 if nm "$BUILD/minivmm-img" | grep -q '__asan_init\|__tsan_init'; then
-    skip "sanitizers need shared libraries"
+    skip "programs stand alone" "sanitizers need shared libraries"
     finish
 fi
 for program in minivmm minivmm-img minivmm-io; do
