@@ -100,7 +100,7 @@ struct luks_format_options {
     const char *cipher_mode;    /* xts (default), cbc */
     const char *ivgen_alg;      /* plain64 (default), plain, essiv */
     const char *ivgen_hash_alg; /* of essiv: sha256 (default) */
-    const char *hash_alg;       /* sha256 (default), sha1, sha512 sha224, sha384, ripemd160 */
+    const char *hash_alg;       /* sha256 (default), sha1, sha224, sha384, sha512, ripemd160 */
     uint64_t iter_time;         /* milliseconds that deriving the key shall take; 0: 2000 */
 };
 
