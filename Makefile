@@ -23,7 +23,7 @@ LDFLAGS_ALL = $(LDHARDEN) $(SANITIZE) -pthread
 # are position-independent all the same. `make STATIC=` links them with shared libraries. The linker
 # would warn of getpwnam() in a function of libgpg-error's that nothing calls.
 STATIC  ?= $(if $(SANITIZE),,yes)
-LDFLAGS_STATIC  = $(patsubst -pie,-static-pie,$(LDFLAGS_ALL)) -Wl,--no-warnings
+LDFLAGS_STATIC  = $(patsubst -pie,-static-pie,$(LDFLAGS_ALL)) -Wl,--no-warnings -Wl,-e,program_start
 LDFLAGS_PROGRAM = $(if $(STATIC),$(LDFLAGS_STATIC),$(LDFLAGS_ALL))
 LIBS     = -lz -ldeflate -lzstd -luring -lseccomp -ljansson -lgcrypt -lgpg-error
 

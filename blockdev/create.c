@@ -31,10 +31,8 @@ static int raw_write(struct file *file, const struct blk_create_options *options
 {
     uint64_t size = options->size;
     struct err problem;
-    int rc = file->ops->truncate(file, 0);
+    int rc = file_remake(file, size);
 
-    if (rc == 0)
-        rc = file->ops->truncate(file, size);
     if (rc < 0)
         return err_set_errno(err, rc, "%s: Could not resize file", options->path);
     if (options->prealloc != BLK_PREALLOC_OFF)

@@ -106,6 +106,8 @@ static inline int file_pwrite(struct file *f, uint64_t offset, const void *buf, 
 
 /* file_zero.c: writes zeros, whatever is there. */
 int file_write_zeroes(struct file *file, uint64_t offset, uint64_t length);
+/* Drops what the file held and makes it as long as that; a block device keeps both. */
+int file_remake(struct file *file, uint64_t length);
 /* Space for a range that reads as zeros; `by_writing` for file systems that promise none to ops->allocate().
  * An error's text ends with its reason. */
 int file_preallocate(struct file *file, uint64_t offset, uint64_t length, bool by_writing,

@@ -21,6 +21,17 @@ int file_write_zeroes(struct file *file, uint64_t offset, uint64_t length)
     return r;
 }
 
+int file_remake(struct file *file, uint64_t length)
+{
+    uint64_t before;
+    int r = file->ops->size(file, &before);
+
+    /* ext4 takes a cut for the replacing of a file's content, and writes a new one out before close() returns. */
+    if (r == 0 && before != 0)
+        r = file->ops->truncate(file, 0);
+    return r == 0 ? file->ops->truncate(file, length) : r;
+}
+
 int file_preallocate(struct file *file, uint64_t offset, uint64_t length, bool by_writing,
                      struct err *err)
 {

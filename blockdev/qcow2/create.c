@@ -498,9 +498,7 @@ int qcow2_create_write(struct file *file, const struct blk_create_options *optio
     if (!layout_compute(options, &l))
         return err_set(err, -EFBIG, "%s: The image size is too large", options->path);
     data_bytes = l.data_clusters * l.cluster_size;
-    rc = file->ops->truncate(file, 0);
-    if (rc == 0)
-        rc = file->ops->truncate(file, l.total_clusters * l.cluster_size);
+    rc = file_remake(file, l.total_clusters * l.cluster_size);
     if (rc < 0)
         return err_set_errno(err, rc, "%s: Could not resize image", options->path);
     rc = file->ops->size(file, &size);

@@ -15,5 +15,7 @@ for program in minivmm minivmm-img minivmm-io; do
     check "$program: calls by pointers that are read-only" bash -c "! grep -q PLTREL '$work/$program.elf' || grep -q 'BIND_NOW\|NOW' '$work/$program.elf'"
     check "$program: no stack that can be executed" grep -q 'GNU_STACK.* RW ' "$work/$program.elf"
     check "$program: no memory that can be written and executed" bash -c "! grep -q 'LOAD.* RWE ' '$work/$program.elf'"
+    entry=$(sed -n 's/.*Entry point address: *0x//p' "$work/$program.elf")
+    check "$program: asks for the pages that it fills in first of all" grep -q "^0*$entry T program_start$" <(nm "$BUILD/$program")
 done
 finish
