@@ -157,6 +157,7 @@ struct blk {
     struct file *data_file; /* that file; NULL: there is none, or it was not to be opened */
     dev_t data_device;
     ino_t data_inode;
+    atomic_bool has_queues;                 /* or had some */
     atomic_uint writes_begun, writes_ended; /* in queues' own threads */
     uint64_t raw_offset;   /* raw: where the device begins in its file; not 0: not the whole file */
     bool raw_is_part;      /* raw: its length was given, and stays */

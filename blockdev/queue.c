@@ -99,6 +99,7 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
         return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
     }
     queue->blk = blk;
+    blk->has_queues = true;
     queue->last = &queue->first;
     queue->epoll = -1;
     if (blk->file->ops->try_preadv != NULL) {

@@ -399,7 +399,7 @@ int qcow2_alloc_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
     int r = 0;
 
     do {
-        r = qcow2_alloc(q, clusters, &got);
+        r = qcow2_alloc(q, clusters, QCOW2_NO_STREAM, &got);
         is_found = r == 0 && got.clusters == clusters;
         if (r == 0 && !is_found) {
             too_short[count++] = got;

@@ -25,7 +25,7 @@ uint64_t qcow2_slice_end(const struct qcow2 *q, uint64_t guest_offset)
 static int make_table(struct qcow2 *q, uint64_t l1_index)
 {
     struct qcow2_allocation table;
-    int r = qcow2_alloc(q, 1, &table);
+    int r = qcow2_alloc(q, 1, QCOW2_NO_STREAM, &table);
 
     if (r == 0 && !table.is_fresh) {
         r = qcow2_zero_cluster(q, table.offset);
@@ -80,7 +80,7 @@ static int copy_table(struct qcow2 *q, uint64_t l1_index, uint64_t l2_offset)
     uint64_t entry = q->l1.entries[l1_index];
     uint8_t *raw = malloc(q->cluster_size);
     struct qcow2_allocation table;
-    int r = raw != NULL ? qcow2_alloc(q, 1, &table) : -ENOMEM;
+    int r = raw != NULL ? qcow2_alloc(q, 1, QCOW2_NO_STREAM, &table) : -ENOMEM;
 
     if (r != 0) {
         free(raw);

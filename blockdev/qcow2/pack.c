@@ -84,7 +84,7 @@ static int reserve(struct qcow2 *q, uint64_t length, uint64_t *offset)
             return 0;
         }
     }
-    r = qcow2_alloc(q, 1, &got);
+    r = qcow2_alloc(q, 1, QCOW2_NO_STREAM, &got);
     if (r != 0) {
         return r;
     }

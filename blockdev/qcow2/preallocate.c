@@ -59,7 +59,7 @@ static int prepare_data_file(struct qcow2 *q, uint64_t start, uint64_t end, enum
 static int allocate_run(struct qcow2 *q, uint64_t count, enum blk_prealloc mode,
                         struct qcow2_allocation *got)
 {
-    int r = qcow2_alloc(q, count, got);
+    int r = qcow2_alloc(q, count, QCOW2_NO_STREAM, got);
 
     if (r != 0) {
         return r;

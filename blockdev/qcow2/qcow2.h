@@ -23,6 +23,7 @@
 #include "crypto/luks.h"
 #include "qcow2/format.h"
 #include "qcow2/redo_log.h"
+#include "qcow2/window.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -264,9 +265,10 @@ struct qcow2 {
     uint64_t metadata_count, metadata_room;
 
     struct qcow2_inflight *inflight;
-    uint64_t free_hint;    /* no free cluster below this index */
+    uint64_t free_hint;    /* no free cluster below this index, but what windows keep */
     uint64_t free_changes; /* counts what may have lowered free_hint */
     bool growing;          /* one thread adds a refcount block or a larger refcount table */
+    struct qcow2_windows windows;
 
     struct qcow2_runs freed;    /* unlinked in memory; the change is not yet stable */
     struct qcow2_runs draining; /* unlinked on disk; waits for I/O that began before. Committer's */
@@ -543,8 +545,9 @@ struct qcow2_allocation {
     uint64_t clusters;
     bool is_fresh; /* reads as zeros */
 };
-/* Allocates up to `want` clusters in one run, refcount 1. May drop the lock. */
-int qcow2_alloc(struct qcow2 *q, uint64_t want, struct qcow2_allocation *out);
+/* Allocates up to `want` clusters in one run, refcount 1. `guest`: they are for guest data, to be written from that byte
+ * offset on, and better lie behind what was allocated for the data in front of it; or QCOW2_NO_STREAM. May drop the lock. */
+int qcow2_alloc(struct qcow2 *q, uint64_t want, uint64_t guest, struct qcow2_allocation *out);
 /* Makes a cluster read as zeros on disk. Drops the lock. */
 int qcow2_zero_cluster(struct qcow2 *q, uint64_t offset);
 

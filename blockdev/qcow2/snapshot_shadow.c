@@ -111,7 +111,7 @@ static int reserve_places(struct shadow *s, struct snapshot_places *places, size
 
     while (places->count < want) {
         struct qcow2_allocation got;
-        int r = qcow2_alloc(q, want - places->count, &got);
+        int r = qcow2_alloc(q, want - places->count, QCOW2_NO_STREAM, &got);
 
         for (uint64_t i = 0; r == 0 && i < got.clusters; i++) {
             uint64_t offset = got.offset + i * q->cluster_size;

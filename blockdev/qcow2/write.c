@@ -341,7 +341,8 @@ static int change_mapping(struct qcow2 *q, struct plan *plan, struct qcow2_slice
     if (plan->way == WAY_ALLOCATE && !allocates) {
         plan->host_offset = plan->start; /* what the data file holds there is not known */
     } else if (allocates) {
-        r = qcow2_alloc(q, (align_up(plan->end, q->cluster_size) - first) >> q->cluster_bits, &got);
+        r = qcow2_alloc(q, (align_up(plan->end, q->cluster_size) - first) >> q->cluster_bits, first,
+                        &got);
         if (r != 0) {
             return r;
         }

@@ -8,6 +8,7 @@ lie (default: TMPDIR or /tmp); QUICK=1 measures less; an argument measures only 
 """
 
 import functools
+import json
 import os
 import pathlib
 import re
@@ -213,6 +214,22 @@ class Bench:
         # Counts, not times: nothing disturbs them.
         return ([cost(self.build / "minivmm-io")], [cost("qemu-io")], None,
                 "%d writes, one a cluster of 64 KiB" % count)
+
+    def pieces(self, streams=4, clusters=256):
+        """In how many pieces a stream of first writes lies in the file when others go on beside it."""
+        offsets = [(stream * 1024 + i) * 65536 for i in range(clusters) for stream in range(streams)]
+        commands = [word for offset in offsets for word in ("-c", "write -q %d 64k" % offset)]
+
+        def count(program):
+            image = self.path("pieces.qcow2")
+            image.unlink(missing_ok=True)
+            sh("qemu-img", "create", "-q", "-f", "qcow2", image, "1G")
+            sh(program, "-t", "writeback", "-f", "qcow2", *commands, image)
+            found = json.loads(sh("qemu-img", "map", "--output=json", image))
+            return len([extent for extent in found if extent["data"]]) / streams
+
+        return ([count(self.build / "minivmm-io")], [count("qemu-io")], None,
+                "%d streams, each of %d clusters of 64 KiB" % (streams, clusters))
 
     @staticmethod
     def allocated(path):
@@ -582,6 +599,7 @@ def rows(bench):
               lambda i=index, e=extended: bench.first_writes(i, e))
              for extended, suffix in ((False, ""), (True, ", extended L2"))
              for index, name in enumerate(("written", "allocated"))]
+    first += [("pieces of a stream of first writes, of four", lambda value: "%.1f" % value, down, bench.pieces)]
     commands = [(prefix + name, show, down, functools.partial(bench.column, index, name, *what))
                 for name, *what in (
                     ("open and close a 100 GB overlay for writing", bench.open_large),

@@ -2,13 +2,15 @@
  * enginebench - the engine's side of `make bench`: the same requests that `qemu-img bench` makes,
  * through one queue or several. Prints the seconds from the first request to the last completion.
  *
- *   enginebench [-f FORMAT] [-w] [-n] [-t] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES] IMAGE
+ *   enginebench [-f FORMAT] [-w] [-n] [-t] [-p] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES]
+ *               IMAGE
  *   enginebench --limit [-w] ... FILE    pread or pwrite in a loop, for what the machine can do at
  * all
  *
  * -e: on a throwaway overlay over the image, in TMPDIR or in memory. -n: past the page cache. -t: without
  * io_uring. -q: so many queues of the one image, each with a thread and DEPTH requests at once; COUNT is of all
- * together. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench.
+ * together. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench; with -p that is so in each
+ * queue's own part of the image.
  */
 #include "blockdev.h"
 #include "checked.h"
@@ -32,13 +34,14 @@ enum { QUEUES_MAX = 64 };
 struct bench {
     uint64_t count, size, step, length; /* length: of the device */
     unsigned depth, queues;
-    bool write;
+    bool write, parts;
     int fd; /* with --limit */
 };
 
 /* One queue's part: every queues-th request. */
 struct lane {
     const struct bench *bench;
+    unsigned index;
     uint64_t next; /* request */
     struct blk_queue *queue;
     struct slot *slots;
@@ -66,9 +69,13 @@ static bool is_over(const struct lane *lane)
 
 static uint64_t next_offset(struct lane *lane)
 {
-    uint64_t offset = lane->next * lane->bench->step % lane->bench->length;
+    const struct bench *bench = lane->bench;
+    uint64_t part = align_down(bench->length / bench->queues, bench->size);
+    uint64_t offset = bench->parts
+                          ? lane->index * part + lane->next / bench->queues * bench->step % part
+                          : lane->next * bench->step % bench->length;
 
-    lane->next += lane->bench->queues;
+    lane->next += bench->queues;
     return offset;
 }
 
@@ -133,12 +140,12 @@ static void *run_limit(void *arg)
     return NULL;
 }
 
-static int lane_init(struct lane *lane, const struct bench *bench, uint64_t first, struct blk *blk)
+static int lane_init(struct lane *lane, const struct bench *bench, unsigned index, struct blk *blk)
 {
     struct err err = {0};
     int ret;
 
-    *lane = (struct lane){.bench = bench, .next = first};
+    *lane = (struct lane){.bench = bench, .index = index, .next = index};
     lane->slots = calloc(bench->depth, sizeof(*lane->slots));
     if (lane->slots == NULL) {
         return -ENOMEM;
@@ -271,9 +278,9 @@ int main(int argc, char **argv)
     int option, ret;
 
     log_init(argv[0]);
-    while ((option = getopt_long(argc, argv, "f:e:wntc:d:s:S:q:", long_options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "f:e:wntpc:d:s:S:q:", long_options, NULL)) != -1) {
         value = 0;
-        if (strchr("fewntL", option) == NULL &&
+        if (strchr("fewntpL", option) == NULL &&
             (option == '?' || size_parse(optarg, 'B', &value) < 0)) {
             return usage();
         }
@@ -292,6 +299,9 @@ int main(int argc, char **argv)
             break;
         case 't':
             options.aio = BLK_AIO_THREADS;
+            break;
+        case 'p':
+            bench.parts = true;
             break;
         case 'c':
             bench.count = value;
