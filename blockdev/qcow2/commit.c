@@ -409,7 +409,7 @@ int qcow2_settle(struct qcow2 *q)
     if (r == 0 && is_anything_dirty(q)) {
         r = commit(q, true, true);
     }
-    if (r == 0 && q->is_lazy && !is_anything_dirty(q)) {
+    if (r == 0 && !is_anything_dirty(q)) {
         qcow2_commit_begin(q);
         r = qcow2_lazy_end(q);
         qcow2_commit_end(q);

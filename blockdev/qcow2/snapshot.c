@@ -1,6 +1,7 @@
 /*
  * snapshot.c - internal snapshots: the functions blk_snapshot_* for qcow2. Each change is prepared
- * beside the state that counts and then switched to (snapshot_shadow.c).
+ * beside the state that counts and then switched to (snapshot_shadow.c); where there is no room for that it
+ * is made in place (snapshot_in_place.c).
  *
  *   create   the snapshot takes the active L1 table's tree as it is; the active table becomes a second
  *            tree over the same clusters, in which nothing is COPIED
@@ -121,15 +122,6 @@ static int find(struct qcow2 *q, unsigned index, const struct snapshot **out, st
 
 /* ---- what a change needs ---- */
 
-/* An operation: a shadow, and the snapshots as they will be. */
-struct change {
-    struct shadow shadow;
-    struct qcow2_snapshots *set;
-    uint64_t *l1;      /* of the snapshot that is applied or deleted */
-    uint64_t l1_count; /* its entries */
-    bool was_lazy;
-};
-
 /* Everything is on disk, refcounts too, and nothing on its way to being free. From here to the end lazy
  * refcounts are strict: what is switched to must have all of its own. */
 static int begin(struct qcow2 *q, struct change *c)
@@ -145,8 +137,7 @@ static int begin(struct qcow2 *q, struct change *c)
     return r;
 }
 
-/* Room for an active L1 table of `count` entries. */
-static int reserve_l1(struct change *c, uint64_t count)
+int snapshot_make_l1(struct change *c, uint64_t count)
 {
     struct qcow2_table *l1 = &c->shadow.l1;
     uint64_t room = max_u64(count, 1);
@@ -154,21 +145,21 @@ static int reserve_l1(struct change *c, uint64_t count)
     l1->count = count;
     l1->entries = calloc(room, sizeof(l1->entries[0]));
     l1->dirty = calloc(div_round_up(room, QCOW2_TABLE_SECTOR_ENTRIES), 1);
-    if (l1->entries == NULL || l1->dirty == NULL) {
-        return -ENOMEM;
-    }
-    return shadow_reserve(&c->shadow, count * QCOW2_ENTRY_SIZE, &l1->offset);
+    return l1->entries == NULL || l1->dirty == NULL ? -ENOMEM : 0;
 }
 
-/* Reserves and writes the new snapshot table; what it says is complete. */
-static int reserve_table(struct change *c)
+int snapshot_reserve_l1(struct change *c, uint64_t count)
 {
-    uint64_t bytes = 0, offset = 0;
+    int r = snapshot_make_l1(c, count);
+
+    return r == 0 ? shadow_reserve(&c->shadow, count * QCOW2_ENTRY_SIZE, &c->shadow.l1.offset) : r;
+}
+
+int snapshot_reserve_table(struct change *c)
+{
+    uint64_t bytes = snapshot_set_bytes(c->set), offset = 0;
     int r;
 
-    for (unsigned i = 0; i < c->set->count; i++) {
-        bytes += c->set->list[i].bytes;
-    }
     if (bytes > SNAPSHOT_MAX_TABLE) {
         return -EFBIG;
     }
@@ -179,7 +170,7 @@ static int reserve_table(struct change *c)
     return r;
 }
 
-static int write_table(struct change *c)
+int snapshot_write_table(struct change *c)
 {
     uint8_t *raw = snapshot_set_encode(c->set);
     int r = raw == NULL ? -ENOMEM : 0;
@@ -213,22 +204,28 @@ static void free_range(struct qcow2 *q, uint64_t offset, uint64_t bytes)
     }
 }
 
-/* The old snapshot table goes; the new set is the one that counts. */
+/* The old snapshot table goes, or what is no longer needed of it; the new set is the one that counts. */
 static void adopt_set(struct qcow2 *q, struct change *c, uint64_t old_offset)
 {
     struct qcow2_snapshots *old = q->snapshots;
+    uint64_t bytes = old != NULL ? align_up(old->table_bytes, q->cluster_size) : 0;
+    uint64_t kept = c->keeps_table ? align_up(c->set->table_bytes, q->cluster_size) : 0;
 
-    free_range(q, old_offset, old != NULL ? old->table_bytes : 0);
+    free_range(q, old_offset + kept, bytes - kept);
     q->snapshots = c->set;
     c->set = old;
 }
 
-/* The new active L1 table is the one that counts; the old one goes, or is a snapshot's now. */
+/* The new active L1 table is the one that counts; the old one goes, or is a snapshot's now. It is shadow.l1
+ * then. */
 static void adopt_l1(struct qcow2 *q, struct change *c, bool old_goes)
 {
     struct qcow2_table old = q->l1;
     uint64_t clusters = div_round_up(old.count * QCOW2_ENTRY_SIZE, q->cluster_size);
 
+    if (c->keeps_l1) {
+        return;
+    }
     q->l1 = c->shadow.l1;
     qcow2_lookaside_clear(q);
     c->shadow.l1 = old;
@@ -237,13 +234,27 @@ static void adopt_l1(struct qcow2 *q, struct change *c, bool old_goes)
     }
 }
 
+/* Whether it fails for lack of room alone, and there is a way that needs less. Then nothing of the attempt is
+ * left, what was written for it included. */
+static bool starts_over(struct qcow2 *q, struct change *c, int r)
+{
+    if ((r != -ENOSPC && r != -EDQUOT) || !c->is_planned || !snapshot_can_change_in_place(q)) {
+        return false;
+    }
+    shadow_end(&c->shadow, false);
+    c->shadow = (struct shadow){.q = q, .in_place = true};
+    if (qcow2_settle(q) != 0) {
+        return false;
+    }
+    c->shadow.header = q->header;
+    return true;
+}
+
 /* Ends it, with the lock. What is left to be given back is leaked if it fails: the change is done. */
 static void end(struct qcow2 *q, struct change *c, bool is_done)
 {
     shadow_end(&c->shadow, is_done);
-    if (is_done) {
-        qcow2_settle(q);
-    }
+    (void)qcow2_settle(q);
     q->is_lazy = c->was_lazy;
     snapshot_set_free(c->set);
     free(c->l1);
@@ -273,11 +284,12 @@ static int build_snapshot(struct qcow2 *q, struct change *c, const struct blk_sn
         snapshot_set_l1(&c->set->list[c->set->count - 1], q->l1.offset, (uint32_t)q->l1.count);
         r = snapshot_tree_expect(&c->shadow, q->l1.entries, q->l1.count);
     }
-    r = r == 0 ? reserve_table(c) : r;
-    r = r == 0 ? reserve_l1(c, q->l1.count) : r;
+    c->is_planned = r == 0;
+    r = r == 0 ? snapshot_reserve_table(c) : r;
+    r = r == 0 ? snapshot_reserve_l1(c, q->l1.count) : r;
     r = r == 0 ? shadow_begin(&c->shadow, snapshot_tree_tables(q->l1.entries, q->l1.count)) : r;
     r = r == 0 ? shadow_gain_range(&c->shadow, q->l1.offset, q->l1.count * QCOW2_ENTRY_SIZE) : r;
-    r = r == 0 ? write_table(c) : r;
+    r = r == 0 ? snapshot_write_table(c) : r;
     return r == 0 ? snapshot_tree_share(&c->shadow, q->l1.entries, q->l1.count) : r;
 }
 
@@ -298,6 +310,9 @@ static int create(struct blk *blk, const struct blk_snapshot_info *info, struct 
     r = begin(q, &c);
     r = r == 0 ? build_snapshot(q, &c, info) : r;
     r = r == 0 ? publish(&c) : r;
+    if (starts_over(q, &c, r)) {
+        r = snapshot_create_in_place(q, &c);
+    }
     if (r == 0) {
         adopt_l1(q, &c, false);
         adopt_set(q, &c, old_table);
@@ -332,7 +347,8 @@ static int build_applied(struct qcow2 *q, struct change *c, const struct snapsho
 
     r = r == 0 ? snapshot_tree_expect(&c->shadow, q->l1.entries, q->l1.count) : r;
     r = r == 0 ? snapshot_tree_expect(&c->shadow, c->l1, c->l1_count) : r;
-    r = r == 0 ? reserve_l1(c, c->l1_count) : r;
+    c->is_planned = r == 0;
+    r = r == 0 ? snapshot_reserve_l1(c, c->l1_count) : r;
     r = r == 0 ? shadow_begin(&c->shadow, snapshot_tree_tables(c->l1, c->l1_count)) : r;
     c->shadow.header.size = snapshot->info.disk_size;
     c->shadow.may_revive = true;
@@ -358,9 +374,13 @@ static int apply(struct blk *blk, unsigned index, struct err *err)
     r = begin(q, &c);
     r = r == 0 ? build_applied(q, &c, snapshot) : r;
     r = r == 0 ? publish(&c) : r;
+    if (starts_over(q, &c, r)) {
+        c.shadow.header.size = snapshot->info.disk_size;
+        r = snapshot_apply_in_place(q, &c);
+    }
     if (r == 0) {
-        snapshot_tree_forget(q, q->l1.entries, q->l1.count);
         adopt_l1(q, &c, true);
+        snapshot_tree_forget(q, c.shadow.l1.entries, c.shadow.l1.count);
         blk->length = q->header.size;
     }
     end(q, &c, r == 0);
@@ -380,10 +400,11 @@ static int build_deleted(struct qcow2 *q, struct change *c, unsigned index)
     r = r == 0 && c->set == NULL ? -ENOMEM : r;
     r = r == 0 ? snapshot_tree_expect(&c->shadow, c->l1, c->l1_count) : r;
     r = r == 0 ? snapshot_tree_expect(&c->shadow, q->l1.entries, q->l1.count) : r;
-    r = r == 0 ? reserve_table(c) : r;
-    r = r == 0 ? reserve_l1(c, q->l1.count) : r;
+    c->is_planned = r == 0;
+    r = r == 0 ? snapshot_reserve_table(c) : r;
+    r = r == 0 ? snapshot_reserve_l1(c, q->l1.count) : r;
     r = r == 0 ? shadow_begin(&c->shadow, snapshot_tree_tables(q->l1.entries, q->l1.count)) : r;
-    r = r == 0 ? write_table(c) : r;
+    r = r == 0 ? snapshot_write_table(c) : r;
     r = r == 0 ? snapshot_tree_lower(&c->shadow, c->l1, c->l1_count) : r;
     return r == 0 ? snapshot_tree_follow(&c->shadow, q->l1.entries, q->l1.count) : r;
 }
@@ -403,16 +424,19 @@ static int delete (struct blk *blk, unsigned index, struct err *err)
     r = begin(q, &c);
     r = r == 0 ? build_deleted(q, &c, index) : r;
     r = r == 0 ? publish(&c) : r;
+    if (starts_over(q, &c, r)) {
+        r = snapshot_delete_in_place(q, &c, index);
+    }
     if (r == 0) {
-        snapshot_tree_forget(q, c.l1, c.l1_count);
-        snapshot_tree_forget(q, q->l1.entries, q->l1.count);
-        free_range(q, snapshot->l1_offset, (uint64_t)snapshot->l1_entries * QCOW2_ENTRY_SIZE);
         adopt_l1(q, &c, true);
+        snapshot_tree_forget(q, c.l1, c.l1_count);
+        snapshot_tree_forget(q, c.shadow.l1.entries, c.shadow.l1.count);
+        free_range(q, snapshot->l1_offset, (uint64_t)snapshot->l1_entries * QCOW2_ENTRY_SIZE);
         adopt_set(q, &c, old_table);
     }
     end(q, &c, r == 0);
     pthread_mutex_unlock(&q->lock);
-    return report(q, r, "delete the snapshot", err);
+    return r != 0 ? err_set_errno(err, r, "Failed to remove snapshot from snapshot list") : 0;
 }
 
 /* ---- show ---- */

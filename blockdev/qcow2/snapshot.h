@@ -53,6 +53,8 @@ struct qcow2_snapshots *snapshot_set_copy(const struct qcow2_snapshots *set, uns
 /* Appends an entry with a new id; its L1 table is set later. */
 int snapshot_set_append(struct qcow2_snapshots *set, const struct blk_snapshot_info *info);
 void snapshot_set_l1(struct snapshot *snapshot, uint64_t offset, uint32_t entries);
+/* What the entries take on disk. */
+uint64_t snapshot_set_bytes(const struct qcow2_snapshots *set);
 /* Puts the entries one behind the other into a new array of table_bytes bytes. */
 uint8_t *snapshot_set_encode(struct qcow2_snapshots *set);
 /* Reads a snapshot's L1 table into a new array of host order, `count` >= its entries long, and checks
@@ -65,6 +67,12 @@ int snapshot_l1_load(struct qcow2 *q, const struct snapshot *snapshot, uint64_t 
 struct snapshot_places {
     uint64_t *offsets; /* of clusters */
     size_t count, room;
+};
+
+/* References that were taken from, or added to, what a tree leads to: so many of them, in its order. */
+struct snapshot_pass {
+    const uint64_t *l1;
+    uint64_t l1_count, references;
 };
 
 /* The state that an operation builds beside the one that counts. */
@@ -82,7 +90,48 @@ struct shadow {
     struct snapshot_places emptied; /* clusters whose refcount came down to 0 */
     struct snapshot_places gained;  /* uses of metadata that were noted in advance */
     bool may_revive;                /* a refcount that came down to 0 may go up again */
+    uint64_t references;            /* counted in the pass that is under way */
+
+    /* snapshot_in_place.c: there is no second state, but the dirty bit. */
+    bool in_place;
+    bool is_final; /* tables have changed: there is no way back */
+    bool is_kept;  /* those that were emptied have a reference for the time being */
+    struct snapshot_pass lowered, raised;
+    bool is_undoing; /* references are counted back, `left` more of them */
+    uint64_t left;
 };
+
+/* An operation: a shadow, and the snapshots as they will be. */
+struct change {
+    struct shadow shadow;
+    struct qcow2_snapshots *set;
+    uint64_t *l1;      /* of the snapshot that is applied or deleted */
+    uint64_t l1_count; /* its entries */
+    bool was_lazy;
+    bool is_planned;  /* it is known what is to be done; from here on room is needed */
+    bool keeps_l1;    /* the active L1 table stays where it is; shadow.l1 has what it held */
+    bool keeps_table; /* and so does the snapshot table */
+};
+
+/* ---- snapshot.c ---- */
+
+/* An active L1 table of `count` entries, in memory; and with room for it. */
+int snapshot_make_l1(struct change *c, uint64_t count);
+int snapshot_reserve_l1(struct change *c, uint64_t count);
+/* Room for the new snapshot table; what it says is complete when it is written. */
+int snapshot_reserve_table(struct change *c);
+int snapshot_write_table(struct change *c);
+
+/* ---- snapshot_in_place.c ---- */
+
+bool snapshot_can_change_in_place(const struct qcow2 *q);
+/* The operations, once it is known what becomes of the set of snapshots, and which tree it is about; the
+ * shadow is `in_place`. 0: done, and durable. */
+int snapshot_create_in_place(struct qcow2 *q, struct change *c);
+int snapshot_apply_in_place(struct qcow2 *q, struct change *c);
+int snapshot_delete_in_place(struct qcow2 *q, struct change *c, unsigned index);
+/* Takes back what an operation that failed has counted; when that cannot be done writing stops. */
+void snapshot_undo_in_place(struct shadow *s);
 
 int snapshot_places_add(struct snapshot_places *places, uint64_t offset);
 /* Room for a table of so many bytes in one run of clusters; given back at the end if it is not metadata
@@ -104,6 +153,8 @@ int shadow_gain_range(struct shadow *s, uint64_t offset, uint64_t bytes);
 int shadow_write(struct shadow *s, enum qcow2_writes what, uint64_t offset, const void *raw,
                  uint64_t bytes);
 int shadow_write_l1(struct shadow *s, const struct qcow2_table *l1);
+/* All that the new state needs is stable: what the header names may change. */
+int shadow_settle(struct shadow *s);
 /* Makes the shadow's state the one that counts: durable when it returns 0. */
 int shadow_publish(struct shadow *s);
 /* Gives back what is not used any more, of the old state if it `is_done` and of the new one otherwise. */
@@ -114,12 +165,16 @@ void shadow_end(struct shadow *s, bool is_done);
 size_t snapshot_tree_tables(const uint64_t *l1, uint64_t count);
 /* Whether all of it makes sense and has references: before room is allocated. */
 int snapshot_tree_expect(struct shadow *s, const uint64_t *l1, uint64_t count);
-/* Takes one reference from all of it. */
+/* Takes one reference from all of it, and adds one. */
 int snapshot_tree_lower(struct shadow *s, const uint64_t *l1, uint64_t count);
+int snapshot_tree_raise(struct shadow *s, const uint64_t *l1, uint64_t count);
+/* No table has COPIED flags any more, where it is. */
+int snapshot_tree_clear_flags(struct shadow *s, const uint64_t *l1, uint64_t count);
 /* s->l1 becomes a second tree over the same clusters, which get a reference more. Its COPIED flags say
  * that they are shared. */
 int snapshot_tree_share(struct shadow *s, const uint64_t *l1, uint64_t count);
-/* s->l1 becomes the active table with COPIED flags that follow the refcounts; tables that change move. */
+/* s->l1 becomes the active table with COPIED flags that follow the refcounts; tables that change move,
+ * or are changed in place. */
 int snapshot_tree_follow(struct shadow *s, const uint64_t *l1, uint64_t count);
 /* The tree's L2 tables have one use less. */
 void snapshot_tree_forget(struct qcow2 *q, const uint64_t *l1, uint64_t count);

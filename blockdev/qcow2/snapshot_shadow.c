@@ -26,7 +26,7 @@
  *
  * The image belongs to the caller alone, so no request can see anything of this half done. Cost: what is
  * read and written is what a change in place would read and write; for a while the metadata takes its
- * room twice.
+ * room twice. Where a disk is too full for that: snapshot_in_place.c.
  */
 #include "bytes.h"
 #include "qcow2/snapshot.h"
@@ -248,6 +248,9 @@ static int count_references(struct shadow *s, uint64_t host_offset, uint64_t clu
         struct qcow2_slice *slice;
         unsigned index;
 
+        if (s->is_undoing && s->left == 0) {
+            return -ECANCELED;
+        }
         r = qcow2_refcount_slice(q, offset, &slice, &index);
         if (r != 0) {
             break;
@@ -263,6 +266,8 @@ static int count_references(struct shadow *s, uint64_t host_offset, uint64_t clu
         }
         if (r == 0) {
             qcow2_refcount_store(q, slice, index, by > 0 ? count + 1 : count - 1);
+            s->references++;
+            s->left -= s->is_undoing;
         }
         qcow2_cache_put(slice);
     }
@@ -304,7 +309,8 @@ int shadow_write(struct shadow *s, enum qcow2_writes what, uint64_t offset, cons
                  uint64_t bytes)
 {
     struct qcow2 *q = s->q;
-    uint64_t tail = align_up(bytes, q->cluster_size) - bytes;
+    /* Where there is no room nothing is written that nobody reads. */
+    uint64_t tail = s->in_place ? 0 : align_up(bytes, q->cluster_size) - bytes;
     uint8_t *zeroes = calloc(1, q->cluster_size);
     struct iovec iov[] = {{.iov_base = (void *)(uintptr_t)raw, .iov_len = bytes},
                           {.iov_base = zeroes, .iov_len = tail}};
@@ -360,12 +366,20 @@ static int keep_emptied(struct shadow *s)
     return 0;
 }
 
+int shadow_settle(struct shadow *s)
+{
+    int r = keep_emptied(s);
+
+    s->is_kept = r == 0;
+    s->is_final = s->is_final || r != 0; /* some are, some are not */
+    return r == 0 ? qcow2_commit(s->q, true) : r;
+}
+
 int shadow_publish(struct shadow *s)
 {
     struct qcow2 *q = s->q;
-    int r = keep_emptied(s);
+    int r = shadow_settle(s);
 
-    r = r == 0 ? qcow2_commit(q, true) : r;
     if (r != 0) {
         return r;
     }
@@ -394,11 +408,23 @@ static void drop_blocks(struct qcow2 *q, const struct qcow2_table *table, bool f
     }
 }
 
+/* Nothing led there yet. What was written is given back to the file system, which may be full. */
+static void release(struct qcow2 *q, uint64_t offset, uint64_t clusters)
+{
+    if (qcow2_check_overlap(q, QCOW2_WRITES_DATA, offset, clusters * q->cluster_size) != 0) {
+        return;
+    }
+    pthread_mutex_unlock(&q->lock);
+    q->file->ops->zero(q->file, offset, clusters * q->cluster_size, true);
+    pthread_mutex_lock(&q->lock);
+    qcow2_refcount_release(q, offset, clusters);
+}
+
 /* Places that were reserved and not used. */
 static void release_places(struct qcow2 *q, const struct snapshot_places *places, size_t from)
 {
     for (size_t i = from; i < places->count; i++) {
-        qcow2_refcount_release(q, places->offsets[i], 1);
+        release(q, places->offsets[i], 1);
     }
 }
 
@@ -409,7 +435,7 @@ static void release_runs(struct qcow2 *q, struct shadow *s, bool is_done)
         const struct qcow2_run *run = &s->runs.runs[i];
 
         if (!is_done || !qcow2_is_metadata(q, run->offset)) {
-            qcow2_refcount_release(q, run->offset, run->clusters);
+            release(q, run->offset, run->clusters);
         }
     }
 }
@@ -418,8 +444,10 @@ static void end_done(struct shadow *s)
 {
     struct qcow2 *q = s->q;
 
-    drop_blocks(q, &s->reftable, true);
-    qcow2_free_later(q, s->reftable.offset, reftable_clusters(&s->reftable, q));
+    if (!s->in_place) {
+        drop_blocks(q, &s->reftable, true);
+        qcow2_free_later(q, s->reftable.offset, reftable_clusters(&s->reftable, q));
+    }
     for (size_t i = 0; i < s->emptied.count; i++) {
         qcow2_free_later(q, s->emptied.offsets[i], 1);
     }
@@ -435,6 +463,9 @@ static void end_undone(struct shadow *s)
 
     if (s->is_begun) {
         swap_reftables(s);
+    }
+    if (s->in_place) {
+        snapshot_undo_in_place(s);
     }
     drop_blocks(q, &s->reftable, false);
     for (size_t i = 0; i < s->gained.count; i++) {

@@ -224,15 +224,22 @@ void snapshot_set_l1(struct snapshot *snapshot, uint64_t offset, uint32_t entrie
     store_be32(snapshot->raw + AT_L1_ENTRIES, entries);
 }
 
+uint64_t snapshot_set_bytes(const struct qcow2_snapshots *set)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < set->count; i++) {
+        bytes += set->list[i].bytes;
+    }
+    return bytes;
+}
+
 uint8_t *snapshot_set_encode(struct qcow2_snapshots *set)
 {
     uint8_t *raw;
     uint64_t at = 0;
 
-    set->table_bytes = 0;
-    for (unsigned i = 0; i < set->count; i++) {
-        set->table_bytes += set->list[i].bytes;
-    }
+    set->table_bytes = snapshot_set_bytes(set);
     raw = malloc(max_u64(set->table_bytes, 1));
     for (unsigned i = 0; raw != NULL && i < set->count; i++) {
         memcpy(raw + at, set->list[i].raw, set->list[i].bytes);

@@ -3,14 +3,16 @@
  * trees: an L1 table, the L2 tables it leads to, and the clusters that these lead to. A cluster has a
  * reference for each way from an L1 table to it (specification, "Snapshots").
  *
- * Tables are read from the disk, where all of them are up to date, and none is changed in place: one
- * whose flags change moves. An entry that makes no sense fails the operation.
+ * Tables are read from the disk, where all of them are up to date. One whose flags change moves; in place
+ * (snapshot_in_place.c) the sectors with these flags are written, and no others: where a table holds nothing
+ * the file may have a hole. An entry that makes no sense fails the operation.
  */
 #include "bytes.h"
 #include "qcow2/snapshot.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 static uint64_t *entry_at(const struct qcow2 *q, uint8_t *table, unsigned index)
 {
@@ -97,6 +99,11 @@ int snapshot_tree_lower(struct shadow *s, const uint64_t *l1, uint64_t count)
     return count_tree(s, l1, count, shadow_lower);
 }
 
+int snapshot_tree_raise(struct shadow *s, const uint64_t *l1, uint64_t count)
+{
+    return count_tree(s, l1, count, shadow_raise);
+}
+
 /* True if there were any. */
 static bool clear_flags(const struct qcow2 *q, uint8_t *table)
 {
@@ -149,6 +156,51 @@ int snapshot_tree_share(struct shadow *s, const uint64_t *l1, uint64_t count)
     return r;
 }
 
+/* Writes the sectors that differ from what the table was. */
+static int write_changes(struct shadow *s, uint64_t offset, const uint8_t *was,
+                         const uint8_t *table)
+{
+    enum { SECTOR = 512 };
+    struct qcow2 *q = s->q;
+    int r = qcow2_check_overlap(q, QCOW2_WRITES_L2, offset, q->cluster_size);
+
+    s->is_final = true;
+    qcow2_cache_forget(q, offset, q->cluster_size);
+    pthread_mutex_unlock(&q->lock);
+    for (uint64_t at = 0, end; at < q->cluster_size && r == 0; at = end) {
+        end = at + SECTOR;
+        if (memcmp(was + at, table + at, SECTOR) == 0) {
+            continue;
+        }
+        while (end < q->cluster_size && memcmp(was + end, table + end, SECTOR) != 0) {
+            end += SECTOR;
+        }
+        r = file_pwrite(q->file, offset + at, table + at, end - at);
+    }
+    pthread_mutex_lock(&q->lock);
+    return r;
+}
+
+int snapshot_tree_clear_flags(struct shadow *s, const uint64_t *l1, uint64_t count)
+{
+    size_t bytes = s->q->cluster_size;
+    uint8_t *tables = calloc(2, bytes);
+    int r = tables != NULL ? 0 : -ENOMEM;
+
+    for (uint64_t i = 0; i < count && r == 0; i++) {
+        if (l1[i] == 0) {
+            continue;
+        }
+        r = read_table(s->q, l1[i], tables);
+        memcpy(tables + bytes, tables, bytes);
+        if (r == 0 && clear_flags(s->q, tables + bytes)) {
+            r = write_changes(s, l1[i] & QCOW2_OFFSET_MASK, tables, tables + bytes);
+        }
+    }
+    free(tables);
+    return r;
+}
+
 static int follow_entries(struct qcow2 *q, uint64_t offset, uint8_t *table, bool *changed)
 {
     const struct qcow2_slice slice = as_slice(offset, table);
@@ -173,17 +225,21 @@ static int follow_entries(struct qcow2 *q, uint64_t offset, uint8_t *table, bool
 }
 
 /* What a shared table leads to is shared as well, so its flags are as they must be. */
-static int follow_table(struct shadow *s, uint8_t *table, uint64_t old_entry, uint64_t *l1_entry)
+static int follow_table(struct shadow *s, uint8_t *was, uint64_t old_entry, uint64_t *l1_entry)
 {
     uint64_t offset = old_entry & QCOW2_OFFSET_MASK, count = 0;
+    uint8_t *table = was + s->q->cluster_size;
     bool changed = false;
     int r = qcow2_refcount_get(s->q, offset, &count);
 
     *l1_entry = count == 1 ? offset | QCOW2_ENTRY_COPIED : offset;
     if (r == 0 && count == 1) {
-        r = read_table(s->q, old_entry, table);
+        r = read_table(s->q, old_entry, was);
+        memcpy(table, was, s->q->cluster_size);
         r = r == 0 ? follow_entries(s->q, offset, table, &changed) : r;
-        if (r == 0 && changed) {
+        if (r == 0 && changed && s->in_place) {
+            r = write_changes(s, offset, was, table);
+        } else if (r == 0 && changed) {
             r = move_table(s, table, l1_entry);
             r = r == 0 ? shadow_lower(s, offset, 1) : r;
         }
@@ -193,14 +249,14 @@ static int follow_table(struct shadow *s, uint8_t *table, uint64_t old_entry, ui
 
 int snapshot_tree_follow(struct shadow *s, const uint64_t *l1, uint64_t count)
 {
-    uint8_t *table = malloc(s->q->cluster_size);
-    int r = table != NULL ? 0 : -ENOMEM;
+    uint8_t *tables = calloc(2, s->q->cluster_size);
+    int r = tables != NULL ? 0 : -ENOMEM;
 
     for (uint64_t i = 0; i < count && r == 0; i++) {
-        r = l1[i] != 0 ? follow_table(s, table, l1[i], &s->l1.entries[i]) : 0;
+        r = l1[i] != 0 ? follow_table(s, tables, l1[i], &s->l1.entries[i]) : 0;
         r = r == 0 ? qcow2_throttle(s->q) : r;
     }
-    free(table);
+    free(tables);
     return r;
 }
 

@@ -210,6 +210,40 @@ static void leave_pieces(struct disk *d, const struct event *event, struct pages
     }
 }
 
+/* How many pages of a range are not there. */
+static uint64_t missing_pages(const struct pages *pages, uint64_t offset, uint64_t length)
+{
+    uint64_t missing = 0;
+
+    for (uint64_t at = align_down(offset, PAGE_BYTES); at < offset + length; at += PAGE_BYTES) {
+        missing += !pages_hold(pages, at);
+    }
+    return missing;
+}
+
+/* With the lock. Takes what a write needs of a full disk, and gives back what a hole frees. */
+static int take_room(struct disk *d, const struct event *event, const struct pages *pages)
+{
+    uint64_t missing = missing_pages(pages, event->offset, event->length);
+
+    if (!d->is_full || event->op == DISK_SYNC) {
+        return 0;
+    }
+    if (event->op == DISK_WRITE && missing > d->free_pages) {
+        return -ENOSPC;
+    }
+    if (event->op == DISK_WRITE) {
+        d->free_pages -= missing;
+    } else if (event->op == DISK_ZERO) {
+        uint64_t first = align_up(event->offset, PAGE_BYTES);
+        uint64_t end = align_down(event->offset + event->length, PAGE_BYTES);
+
+        d->free_pages +=
+            first < end ? (end - first) / PAGE_BYTES - missing_pages(pages, first, end - first) : 0;
+    }
+    return 0;
+}
+
 /* Carries out a change or a sync: the pages change at its start; it ends, for the clock, later. */
 static int run_event(struct file *file, struct event *event, void (*midway)(void *opaque))
 {
@@ -220,6 +254,8 @@ static int run_event(struct file *file, struct event *event, void (*midway)(void
     event->file = open_of(file)->index;
     pthread_mutex_lock(&d->lock);
     r = take_fault(d, event->op);
+    r = r == 0 ? take_room(d, event, pages_of(file)) : r;
+    d->was_full = d->was_full || r == -ENOSPC;
     if (r == 0) {
         at = log_event(d, event);
         event_apply(event, pages_of(file));

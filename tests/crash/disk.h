@@ -63,6 +63,9 @@ struct disk {
     bool records;
     bool dawdles;     /* operations let others run in their middle */
     bool cannot_zero; /* -ENOTSUP: holes and zeros are not the file system's business */
+    bool is_full;     /* -ENOSPC for a write that needs more pages than there are: `free_pages` */
+    uint64_t free_pages;
+    bool was_full; /* a change has failed with -ENOSPC */
     /* Called in the middle of writes and of zeroing that is no punched hole, in their thread. */
     void (*midway)(void *opaque);
     void *opaque;

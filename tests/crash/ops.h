@@ -73,7 +73,8 @@ int op_bitmap_any(struct world *world, uint64_t arg);
 /* Adds the only bitmap of an image, or removes it: the header's extension comes and goes. */
 int op_bitmap_only(struct world *world, uint64_t add);
 
-/* Takes a snapshot; applies or deletes one of those that there are. ops_snapshot.c. */
+/* Takes a snapshot; applies or deletes one of those that there are. `arg`: 0, or one more than the pages that
+ * the disk has left meanwhile, which must do. ops_snapshot.c. */
 int op_snapshot_create(struct world *world, uint64_t arg);
 int op_snapshot_apply(struct world *world, uint64_t arg);
 int op_snapshot_delete(struct world *world, uint64_t arg);

@@ -77,6 +77,16 @@ static bool judge(struct world *world, const char *what, int r, const struct err
     return r == 0;
 }
 
+/* A disk with little room, where new tables that wait in memory have theirs; and one with plenty again. */
+static void set_room(struct world *world, uint64_t arg)
+{
+    if (arg != 0) {
+        (void)op_flush(world, 0);
+    }
+    world->disk.is_full = arg != 0;
+    world->disk.free_pages = arg - 1;
+}
+
 int op_snapshot_create(struct world *world, uint64_t arg)
 {
     struct saved_snapshot *saved = add_saved(world);
@@ -84,9 +94,11 @@ int op_snapshot_create(struct world *world, uint64_t arg)
     bool was_over = world_fault_is_over(world);
     uint64_t start = disk_tick(&world->disk);
     struct err err = {""};
-    int r = blk_snapshot_create(world->blk, &info, &err);
+    int r;
 
-    (void)arg;
+    set_room(world, arg);
+    r = blk_snapshot_create(world->blk, &info, &err);
+    set_room(world, 0);
     if (judge(world, "taking a snapshot", r, &err, was_over, start)) {
         saved->created = disk_tick(&world->disk);
     }
@@ -120,7 +132,6 @@ int op_snapshot_apply(struct world *world, uint64_t arg)
     uint32_t change;
     int r;
 
-    (void)arg;
     if (saved == NULL) {
         return 0;
     }
@@ -129,7 +140,9 @@ int op_snapshot_apply(struct world *world, uint64_t arg)
         model_put(&world->model, change, s, 1, saved->values[s]);
     }
     model_put_size(&world->model, change, saved->sectors);
+    set_room(world, arg);
     r = blk_snapshot_apply(world->blk, index, &err);
+    set_room(world, 0);
     (void)judge(world, "applying a snapshot", r, &err, was_over, start);
     model_end(&world->model, change, disk_tick(&world->disk), r != 0, r == 0);
     return 0;
@@ -144,12 +157,13 @@ int op_snapshot_delete(struct world *world, uint64_t arg)
     uint64_t start = disk_tick(&world->disk);
     int r;
 
-    (void)arg;
     if (saved == NULL) {
         return 0;
     }
     saved->deleted = start;
+    set_room(world, arg);
     r = blk_snapshot_delete(world->blk, index, &err);
+    set_room(world, 0);
     (void)judge(world, "deleting a snapshot", r, &err, was_over, start);
     return 0;
 }

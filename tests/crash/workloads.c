@@ -24,6 +24,9 @@
 #define ON_QCOW2(options)                                                                          \
     "qemu-img create -q -f qcow2 -o " options " -b base.qcow2 -F qcow2 top.qcow2"
 
+/* Of an operation on snapshots (ops.h). */
+#define FREE_PAGES(n) ((n) + 1)
+
 const struct workload workloads[] = {
     {
         .name = "allocate",
@@ -741,6 +744,72 @@ const struct workload workloads[] = {
                   {op_snapshot_apply},
                   {op_mix, 0, 4},
                   {op_snapshot_delete},
+                  {op_mix, 0, 4}},
+    },
+    {
+        .name = "snapshots, a full disk",
+        .make = {OVERLAY("cluster_size=4k")},
+        .files = {"top.qcow2", "base.raw"},
+        .mix = "wWocduzfr",
+        .prepare = {{op_mix, 0, 20}, {op_snapshot_create}, {op_mix, 0, 8}},
+        .steps = {{op_mix, 0, 4},
+                  {op_snapshot_create, FREE_PAGES(1)},
+                  {op_mix, 0, 6},
+                  {op_snapshot_apply, FREE_PAGES(0)},
+                  {op_mix, 0, 4},
+                  {op_snapshot_create, FREE_PAGES(2)},
+                  {op_snapshot_delete, FREE_PAGES(0)},
+                  {op_mix, 0, 4},
+                  {op_snapshot_delete, FREE_PAGES(0)},
+                  {op_mix, 0, 4},
+                  {op_snapshot_delete, FREE_PAGES(0)},
+                  {op_mix, 0, 2}},
+    },
+    {
+        /* The L1 table moves with the size, and the snapshot table has more than one sector. */
+        .name = "snapshots, a full disk, the size changes",
+        .make = {TOP("cluster_size=4k", "3M"), "qemu-img snapshot -c s0 top.qcow2",
+                 "for n in 1 2 3 4 5 6 7 8; do qemu-img snapshot -c s$n top.qcow2; done"},
+        .files = {"top.qcow2"},
+        .mix = "wWocduf",
+        .prepare = {{op_mix, 0, 20}},
+        .steps = {{op_snapshot_create, FREE_PAGES(1)},
+                  {op_resize, 5 << 20},
+                  {op_mix, 0, 4},
+                  {op_snapshot_apply, FREE_PAGES(1)},
+                  {op_mix, 0, 4},
+                  {op_snapshot_delete, FREE_PAGES(1), 4},
+                  {op_mix, 0, 4}},
+    },
+    {
+        .name = "snapshots, a full disk, refcounts of 2 bits, small cache",
+        .make = {TOP("cluster_size=4k,refcount_bits=2", "2M")},
+        .files = {"top.qcow2"},
+        .mix = "wWodzf",
+        .has_small_cache = true,
+        .prepare = {{op_mix, 0, 20}, {op_snapshot_create}},
+        .steps = {{op_mix, 0, 4},
+                  {op_snapshot_create, FREE_PAGES(1)},
+                  {op_snapshot_create, FREE_PAGES(1)},
+                  {op_mix, 0, 6},
+                  {op_snapshot_create, FREE_PAGES(1)},
+                  {op_snapshot_apply, FREE_PAGES(0)},
+                  {op_mix, 0, 6},
+                  {op_snapshot_delete, FREE_PAGES(0), 2},
+                  {op_mix, 0, 2}},
+    },
+    {
+        .name = "snapshots, a full disk, subclusters and lazy refcounts",
+        .make = {OVERLAY("extended_l2=on,cluster_size=16k,lazy_refcounts=on")},
+        .files = {"top.qcow2", "base.raw"},
+        .mix = "wWoduzf",
+        .prepare = {{op_mix, 0, 10}, {op_snapshot_create}},
+        .steps = {{op_mix, 0, 4},
+                  {op_snapshot_create, FREE_PAGES(1)},
+                  {op_mix, 0, 8},
+                  {op_snapshot_apply, FREE_PAGES(0)},
+                  {op_mix, 0, 4},
+                  {op_snapshot_delete, FREE_PAGES(0), 2},
                   {op_mix, 0, 4}},
     },
     {

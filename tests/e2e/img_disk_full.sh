@@ -49,7 +49,12 @@ raw_base() {
 }
 snapshots() {
     simple "$1" && qemu-img snapshot -c one a.qcow2 && writes a.qcow2 '9:100k 20k' '5:700k 20k' &&
-        qemu-img snapshot -c two a.qcow2
+        qemu-img snapshot -c two a.qcow2 && qemu-img convert -l one -O qcow2 a.qcow2 one.qcow2
+}
+many_snapshots() {
+    simple cluster_size=4k && for n in 1 2 3 4 5 6 7 8 9; do
+        qemu-img snapshot -c s$n a.qcow2 || return
+    done
 }
 large_bitmaps() { # each takes a cluster for its table and a page for its bits
     qemu-img create -q -f qcow2 -o cluster_size=4k a.qcow2 16M && qemu-img bitmap --add -g 512 a.qcow2 one &&
@@ -70,6 +75,9 @@ prepared overlay overlay
 prepared rawbase raw_base
 prepared snap4k snapshots cluster_size=4k
 prepared snap512 snapshots cluster_size=512
+prepared snap64k snapshots cluster_size=64k
+prepared snapv2 snapshots cluster_size=4k,compat=0.10
+prepared manysnaps many_snapshots
 prepared bitmaps large_bitmaps
 prepared broken broken
 
@@ -165,6 +173,43 @@ full() {
     cd "$work" || exit
 }
 
+# sweep NAME KIND MOST 'KEEPS' AFTER ARGUMENTS...: from no room at all to MOST KiB, a page more each time. Where
+# qemu-img succeeds so must minivmm-img. A failure is one line, qemu-img's own where $as_qemu; the images KEEPS are
+# as they were, nothing is left over, and check finds nothing ($worst) that it does not find behind qemu-img's
+# failure. $least: the smallest room in KiB that must do, if qemu-img does with it or not.
+least=
+sweep() {
+    local name=$1 kind=$2 most=$3 keeps=$4 after=$5 free theirs their_worst status=0 detail='' done=
+    shift 5
+    for ((free = 0; free <= most && status != -1; free += 4)); do
+        begin "$kind" "$free"
+        theirs=$(timeout 60 qemu-img "$@" 2>&1 >/dev/null)
+        status=$?
+        their_worst=0
+        [ $status -eq 0 ] || sound 0 >/dev/null || their_worst=3
+        begin "$kind" "$free"
+        if timeout 60 "$IMG" "$@" >"$work/sweep" 2>&1; then
+            done=${done:-$free}
+            detail=$(eval "$after" 2>&1 && sound 0) || detail="$free KiB of room: $detail; not what it should be"
+        elif [ $status -eq 0 ] || [ "${least:-$most}" -le "$free" ]; then
+            detail="$free KiB of room: $(cat "$work/sweep")"
+        elif ! detail=$(one_try "$kind" "$free" $((worst > their_worst ? worst : their_worst)) "$keeps" "$@" 2>&1); then
+            detail="$free KiB of room: $detail"
+        elif [ -n "$as_qemu" ] &&
+            ! detail=$(diff <(sed -n '1s/^qemu-img: //p' <<<"$theirs") "$work/said"); then
+            detail="$free KiB of room: $detail"
+        fi
+        [ -z "$detail" ] || status=-1
+    done
+    [ -n "$done$detail" ] || detail="$most KiB of room are not enough"
+    if [ -z "$detail" ]; then
+        pass "$name, a sweep: $done KiB of room do"
+    else
+        fail "$name, a sweep" "$detail"
+    fi
+    cd "$work" || exit
+}
+
 same_as() { # IMAGE ANOTHER
     qemu-img compare -q -f "${1##*.}" -F "${2##*.}" "$1" "$2"
 }
@@ -248,13 +293,26 @@ full "amend, other refcounts" 512 "0" a.qcow2 'same_as a.qcow2 "$work/kinds/512/
 full "amend, version 2" rawbase "0 12 44" "a.raw o.qcow2" 'same_as o.qcow2 "$work/kinds/rawbase/o.qcow2"' \
     amend -o compat=0.10 o.qcow2
 full "amend, a larger size" 512 "0 200" a.qcow2 'size_is a.qcow2 1073741824' amend -o size=1G a.qcow2
-full "snapshot -c" snap4k "0 12" a.qcow2 'as_before snap4k && qemu-img snapshot -l a.qcow2 | grep -q three' \
-    snapshot -c three a.qcow2
+# Deleting snapshots is how room is made: it takes none.
+for kind in snap4k snap512 snap64k; do
+    least=0 sweep "snapshot -d, $kind" $kind 24 a.qcow2 '! qemu-img snapshot -l a.qcow2 | grep -q one' \
+        snapshot -d one a.qcow2
+    least=0 sweep "snapshot -d of the last one, $kind" $kind 24 a.qcow2 '! qemu-img snapshot -l a.qcow2 | grep -q two' \
+        snapshot -d two a.qcow2
+    least=0 sweep "snapshot -a, $kind" $kind 24 a.qcow2 'same_as a.qcow2 "$work/kinds/$kind/one.qcow2"' \
+        snapshot -a one a.qcow2
+    sweep "snapshot -c, $kind" $kind 24 a.qcow2 'qemu-img snapshot -l a.qcow2 | grep -q three' \
+        snapshot -c three a.qcow2
+done
+# The new snapshot table does not fit into the sector of the old one.
+sweep "snapshot -d, a long table" manysnaps 24 a.qcow2 '! qemu-img snapshot -l a.qcow2 | grep -q s1$' \
+    snapshot -d s1 a.qcow2
+# Version 2 has no dirty bit that would say what a crash leaves behind.
+for what in "-d two" "-a one" "-c three"; do
+    # shellcheck disable=SC2086
+    as_qemu='' full "snapshot $what, version 2" snapv2 "0 4" a.qcow2 true snapshot $what a.qcow2
+done
 as_qemu=
-full "snapshot -c, clusters of 512" snap512 "0" a.qcow2 'same_as a.qcow2 "$work/kinds/snap512/a.qcow2"' \
-    snapshot -c three a.qcow2
-full "snapshot -a" snap4k "0 8" a.qcow2 '! same_as a.qcow2 "$work/kinds/snap4k/a.qcow2"' snapshot -a one a.qcow2
-full "snapshot -d" snap4k "0 12" a.qcow2 '! qemu-img snapshot -l a.qcow2 | grep -q one' snapshot -d one a.qcow2
 bitmap_is() { # NAME COUNT
     [ "$(qemu-img info a.qcow2 | grep -c "name: $1")" = "$2" ]
 }

@@ -4,6 +4,7 @@
  * snapshot at the content.
  */
 #include "fixture.h"
+#include "iov.h"
 
 enum { DEVICE = 192 << 10, MAX_MODELS = 4 };
 
@@ -66,6 +67,73 @@ static void delete (struct blk *blk, const char *name)
     assert_int_equal(blk_snapshot_delete(blk, index_of(blk, name), NULL), 0);
 }
 
+/* ---- a disk that is full: what the file has holes for does not fit, but for some pages ---- */
+
+enum { PAGE = 4096 };
+
+static struct {
+    struct file_ops ops;
+    const struct file_ops *below;
+    unsigned pages; /* that are left */
+    bool was_full;
+} full;
+
+/* How many pages of a range are there. */
+static unsigned count_pages(struct file *file, uint64_t start, uint64_t end)
+{
+    unsigned pages = 0;
+
+    for (uint64_t at = start, hole_end; at < end; at += PAGE) {
+        bool is_data;
+
+        assert_int_equal(full.below->extent(file, at, &is_data, &hole_end), 0);
+        pages += is_data;
+    }
+    return pages;
+}
+
+static int full_pwritev(struct file *file, uint64_t offset, const struct iovec *iov, int count)
+{
+    uint64_t start = align_down(offset, PAGE);
+    uint64_t end = align_up(offset + iov_length(iov, count), PAGE);
+    unsigned pages = (unsigned)((end - start) / PAGE) - count_pages(file, start, end);
+
+    if (pages > full.pages) {
+        full.was_full = true;
+        return -ENOSPC;
+    }
+    full.pages -= pages;
+    return full.below->pwritev(file, offset, iov, count);
+}
+
+static int full_zero(struct file *file, uint64_t offset, uint64_t length, bool punch)
+{
+    unsigned before = count_pages(file, offset, offset + length);
+    int r = full.below->zero(file, offset, length, punch);
+
+    full.pages += before - count_pages(file, offset, offset + length);
+    return r;
+}
+
+/* The disk has so many pages left, until free_disk(). */
+static void fill_disk(struct blk *blk, unsigned pages)
+{
+    struct file *file = qcow2_of(blk)->file;
+
+    full.below = file->ops;
+    full.ops = *file->ops;
+    full.ops.pwritev = full_pwritev;
+    full.ops.zero = full_zero;
+    full.pages = pages;
+    full.was_full = false;
+    file->ops = &full.ops;
+}
+
+static void free_disk(struct blk *blk)
+{
+    qcow2_of(blk)->file->ops = full.below;
+}
+
 /* ---- random operations against flat arrays ---- */
 
 struct models {
@@ -73,6 +141,7 @@ struct models {
     uint64_t rng; /* xorshift */
     uint8_t now[DEVICE], saved[MAX_MODELS][DEVICE];
     unsigned count;
+    bool is_full; /* the disk, for operations on snapshots */
 };
 
 static uint64_t below(struct models *m, uint64_t limit)
@@ -126,6 +195,23 @@ static void assert_content(struct models *m)
     assert_memory_equal(buffer, m->now, DEVICE);
 }
 
+/* Two tables, of a page each: what QEMU needs. All else needs none. */
+static void make_scarce(struct models *m, unsigned pages)
+{
+    if (m->is_full) {
+        assert_int_equal(blk_flush(m->blk), 0); /* new tables among them */
+        fill_disk(m->blk, pages);
+    }
+}
+
+static void make_plenty(struct models *m)
+{
+    if (m->is_full) {
+        free_disk(m->blk);
+    }
+    assert_int_equal(qcow2_of(m->blk)->header.incompatible_features & QCOW2_INCOMPAT_DIRTY, 0);
+}
+
 static void snapshot_something(struct models *m)
 {
     unsigned which = m->count > 0 ? (unsigned)below(m, m->count) : 0;
@@ -133,8 +219,11 @@ static void snapshot_something(struct models *m)
     switch (below(m, 3)) {
     case 0:
         if (m->count < MAX_MODELS) {
-            int r = try_create(m->blk, "some");
+            int r;
 
+            make_scarce(m, 2);
+            r = try_create(m->blk, "some");
+            make_plenty(m);
             assert_true(r == 0 || (r == -ERANGE && qcow2_of(m->blk)->refcount_bits < 8));
             if (r == 0) {
                 memcpy(m->saved[m->count++], m->now, DEVICE);
@@ -143,8 +232,11 @@ static void snapshot_something(struct models *m)
         break;
     case 1:
         if (m->count > 0) {
-            int r = blk_snapshot_apply(m->blk, which, NULL);
+            int r;
 
+            make_scarce(m, 0);
+            r = blk_snapshot_apply(m->blk, which, NULL);
+            make_plenty(m);
             assert_true(r == 0 || (r == -ERANGE && qcow2_of(m->blk)->refcount_bits < 8));
             if (r == 0) {
                 memcpy(m->now, m->saved[which], DEVICE);
@@ -153,7 +245,9 @@ static void snapshot_something(struct models *m)
         break;
     default:
         if (m->count > 0) {
+            make_scarce(m, 0);
             assert_int_equal(blk_snapshot_delete(m->blk, which, NULL), 0);
+            make_plenty(m);
             m->count--;
             memmove(m->saved[which], m->saved[which + 1], (m->count - which) * (size_t)DEVICE);
         }
@@ -162,13 +256,14 @@ static void snapshot_something(struct models *m)
     assert_sound(m->blk);
 }
 
-static void random_operations_keep_every_snapshot(void **state)
+static void try_shapes(bool is_full)
 {
     static struct models m;
 
-    (void)state;
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
-        m = (struct models){.rng = 77 + i};
+        /* Version 2 has no dirty bit, so it needs the room. */
+        m = (struct models){.rng = 77 + i,
+                            .is_full = is_full && strstr(shapes[i], "compat=0.10") == NULL};
         create_image(shapes[i]);
         m.blk = open_image("s.qcow2", true);
         for (unsigned round = 0; round < 30; round++) {
@@ -191,6 +286,18 @@ static void random_operations_keep_every_snapshot(void **state)
             close_image(m.blk);
         }
     }
+}
+
+static void random_operations_keep_every_snapshot(void **state)
+{
+    (void)state;
+    try_shapes(false);
+}
+
+static void random_operations_keep_every_snapshot_on_a_full_disk(void **state)
+{
+    (void)state;
+    try_shapes(true);
 }
 
 /* ---- single rules ---- */
@@ -288,6 +395,76 @@ static void narrow_refcounts_refuse_and_leave_the_image_alone(void **state)
     assert_bytes(blk, 0, 64 << 10, 2);
     close_image(blk);
     shell("qemu-img check -q s.qcow2");
+}
+
+/* What was counted before it was known that it would not do is counted back. */
+static void a_full_disk_and_narrow_refcounts_leave_the_image_alone(void **state)
+{
+    struct blk *blk;
+
+    (void)state;
+    create_image("cluster_size=4k,refcount_bits=2");
+    blk = open_image("s.qcow2", true);
+    write_bytes(blk, 0, 32 << 10, 1);
+    take(blk, "one");
+    write_bytes(blk, 0, 16 << 10, 2);
+    take(blk, "two"); /* what has not changed has three references */
+    fill_disk(blk, 1);
+    assert_int_equal(try_create(blk, "three"), -ERANGE);
+    assert_true(full.was_full);
+    free_disk(blk);
+    assert_int_equal(qcow2_of(blk)->header.incompatible_features & QCOW2_INCOMPAT_DIRTY, 0);
+    assert_sound(blk);
+    close_image(blk);
+    shell("qemu-img check -q s.qcow2 && test $(qemu-img snapshot -l s.qcow2 | wc -l) -eq 4");
+}
+
+static uint64_t table_offset(struct blk *blk)
+{
+    return qcow2_of(blk)->header.snapshots_offset;
+}
+
+/* An entry that is not the last one and shares its sector with all behind it needs no new table; others do. */
+static void a_full_disk_has_no_room_for_a_longer_table(void **state)
+{
+    struct blk *blk;
+    uint64_t before;
+    char name[16];
+
+    (void)state;
+    create_image("cluster_size=4k");
+    blk = open_image("s.qcow2", true);
+    write_bytes(blk, 0, 32 << 10, 1);
+    for (unsigned i = 0; i < 14; i++) {
+        snprintf(name, sizeof(name), "s%u", i);
+        take(blk, name);
+    }
+    before = table_offset(blk);
+    fill_disk(blk, 0);
+    assert_int_equal(blk_snapshot_delete(blk, index_of(blk, "s2"), NULL), -ENOSPC);
+    assert_int_equal(try_create(blk, "more"), -ENOSPC);
+    free_disk(blk);
+    assert_sound(blk);
+    fill_disk(blk, 0);
+    delete (blk, "s13");
+    delete (blk, "s12");
+    free_disk(blk);
+    assert_int_equal(table_offset(blk), before);
+    assert_sound(blk);
+    fill_disk(blk, 1);
+    delete (blk, "s2");
+    assert_true(full.was_full);
+    free_disk(blk);
+    assert_true(table_offset(blk) != before);
+    before = table_offset(blk);
+    fill_disk(blk, 0);
+    delete (blk, "s10");
+    free_disk(blk);
+    assert_int_equal(table_offset(blk), before);
+    assert_sound(blk);
+    close_image(blk);
+    shell("qemu-img check -q s.qcow2 && qemu-img snapshot -l s.qcow2 >list && grep -q s11 list && "
+          "! grep -q s10 list && qemu-img snapshot -a s3 s.qcow2 && qemu-img check -q s.qcow2");
 }
 
 /* With two bits there is room for three references: applying needs no fourth one. */
@@ -527,9 +704,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_operations_keep_every_snapshot),
+        cmocka_unit_test(random_operations_keep_every_snapshot_on_a_full_disk),
         cmocka_unit_test(data_is_shared_until_it_is_written),
         cmocka_unit_test(a_shared_l2_table_is_copied_before_it_changes),
         cmocka_unit_test(narrow_refcounts_refuse_and_leave_the_image_alone),
+        cmocka_unit_test(a_full_disk_and_narrow_refcounts_leave_the_image_alone),
+        cmocka_unit_test(a_full_disk_has_no_room_for_a_longer_table),
         cmocka_unit_test(applying_needs_no_more_references_than_there_are_in_the_end),
         cmocka_unit_test(vm_state_goes_with_the_snapshot),
         cmocka_unit_test(applying_brings_the_size_back),
