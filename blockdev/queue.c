@@ -68,33 +68,49 @@ static int watch_both(struct blk_queue *queue)
                : 0;
 }
 
-static int start_engines(struct blk_queue *queue, struct err *err)
+static int start_ring(struct blk_queue *queue, const struct iovec *regions, unsigned count,
+                      struct err *err)
+{
+    const char *path = queue->blk->path;
+    int r = ring_create(regions, count, &queue->ring);
+
+    if (r == 0) {
+        r = watch_both(queue);
+        return r != 0 ? err_set_errno(err, r, "'%s': could not make a queue", path) : 0;
+    }
+    if (count > 0) {
+        return err_set_errno(err, r, "'%s': could not register memory with io_uring%s", path,
+                             r == -ENOMEM ? " (see `ulimit -l`)" : "");
+    }
+    return queue->blk->aio == BLK_AIO_IO_URING
+               ? err_set_errno(err, r, "'%s': could not set up io_uring", path)
+               : 0;
+}
+
+static int start_engines(struct blk_queue *queue, const struct iovec *regions, unsigned count,
+                         struct err *err)
 {
     const struct blk *blk = queue->blk;
-    int r;
 
     queue->workers = workers_create(queue->blk);
     if (queue->workers == NULL) {
         return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
     }
-    if (blk->aio == BLK_AIO_THREADS) {
-        return 0;
-    }
-    r = ring_create(&queue->ring);
-    if (r == 0) {
-        r = watch_both(queue);
-        return r != 0 ? err_set_errno(err, r, "'%s': could not make a queue", blk->path) : 0;
-    }
-    return blk->aio == BLK_AIO_IO_URING
-               ? err_set_errno(err, r, "'%s': could not set up io_uring", blk->path)
-               : 0;
+    return blk->aio == BLK_AIO_THREADS ? 0 : start_ring(queue, regions, count, err);
 }
 
-int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
+int blk_queue_create_fixed(struct blk *blk, const struct iovec *regions, unsigned count,
+                           struct blk_queue **out, struct err *err)
 {
-    struct blk_queue *queue = calloc(1, sizeof(*queue));
+    bool no_ring = blk->aio == BLK_AIO_THREADS || blk->file->ops->try_preadv == NULL;
+    struct blk_queue *queue;
     int r = 0;
 
+    if (count > 0 && (count > RING_REGIONS || no_ring)) {
+        return err_set(err, -EINVAL, "'%s': memory cannot be registered without io_uring",
+                       blk->path);
+    }
+    queue = calloc(1, sizeof(*queue));
     if (queue == NULL) {
         return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
     }
@@ -103,7 +119,7 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
     queue->last = &queue->first;
     queue->epoll = -1;
     if (blk->file->ops->try_preadv != NULL) {
-        r = start_engines(queue, err);
+        r = start_engines(queue, regions, count, err);
     }
     if (r != 0) {
         blk_queue_destroy(queue);
@@ -111,6 +127,11 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
     }
     *out = queue;
     return 0;
+}
+
+int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
+{
+    return blk_queue_create_fixed(blk, NULL, 0, out, err);
 }
 
 void blk_queue_destroy(struct blk_queue *queue)

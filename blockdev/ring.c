@@ -4,6 +4,9 @@
  * A slot for each entry of the submission queue says whose it is; a transfer is submitted only with a
  * free one, so neither queue overflows.
  *
+ * Registered memory consists of buffers of at most 1 GiB, the kernel's limit. What lies in one of them in one piece
+ * needs no looking up of its pages; all else is an ordinary transfer.
+ *
  * Few of a batch are kept back for one system call: with all of them the disk would idle until the last one is
  * prepared, and the processor until the last one is read.
  */
@@ -17,13 +20,23 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ENTRIES = 128, AT_ONCE = 8, RETRY_MS = 1 };
+enum { ENTRIES = 128, AT_ONCE = 8, RETRY_MS = 1, BUFFER_BITS = 30 };
+
+static const uint64_t buffer_bytes = UINT64_C(1) << BUFFER_BITS;
+
+struct region {
+    uintptr_t start;
+    uint64_t length;
+    unsigned first; /* its buffers */
+};
 
 struct ring {
     struct io_uring uring;
     struct ring_ended slots[ENTRIES];
     unsigned free[ENTRIES], free_count; /* indices of slots */
     unsigned prepared;                  /* and not submitted */
+    struct region regions[RING_REGIONS];
+    unsigned region_count;
 };
 
 /* By system call: the shared library of liburing 2.3 does not export its functions for these two. */
@@ -38,13 +51,45 @@ static int restrict_to_transfers(struct io_uring *uring)
     struct io_uring_restriction only[] = {
         {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
         {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ_FIXED},
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITE_FIXED},
     };
     int r = register_with(uring, IORING_REGISTER_RESTRICTIONS, only, ARRAY_LEN(only));
 
     return r != 0 ? r : register_with(uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
-int ring_create(struct ring **out)
+static int register_memory(struct ring *ring, const struct iovec *regions, unsigned count)
+{
+    struct iovec *buffers;
+    unsigned n = 0;
+    int r;
+
+    for (unsigned i = 0; i < count; i++)
+        n += (unsigned)div_round_up(regions[i].iov_len, buffer_bytes);
+    buffers = calloc(n, sizeof(*buffers));
+    if (buffers == NULL)
+        return -ENOMEM;
+    n = 0;
+    for (unsigned i = 0; i < count; i++) {
+        ring->regions[i] = (struct region){
+            .start = (uintptr_t)regions[i].iov_base,
+            .length = regions[i].iov_len,
+            .first = n,
+        };
+        for (uint64_t at = 0; at < regions[i].iov_len; at += buffer_bytes) {
+            buffers[n].iov_base = (char *)regions[i].iov_base + at;
+            buffers[n++].iov_len = (size_t)min_u64(buffer_bytes, regions[i].iov_len - at);
+        }
+    }
+    r = io_uring_register_buffers(&ring->uring, buffers, n);
+    if (r == 0)
+        ring->region_count = count;
+    free(buffers);
+    return r;
+}
+
+int ring_create(const struct iovec *regions, unsigned count, struct ring **out)
 {
     struct ring *ring = calloc(1, sizeof(*ring));
     int r;
@@ -56,7 +101,8 @@ int ring_create(struct ring **out)
         free(ring);
         return r;
     }
-    r = restrict_to_transfers(&ring->uring);
+    r = count > 0 ? register_memory(ring, regions, count) : 0;
+    r = r == 0 ? restrict_to_transfers(&ring->uring) : r;
     if (r != 0) {
         ring_destroy(ring);
         return r;
@@ -76,6 +122,40 @@ void ring_destroy(struct ring *ring)
     free(ring);
 }
 
+/* The registered buffer that the request's memory lies in, or -1. */
+static int buffer_of(const struct ring *ring, const struct blk_request *request)
+{
+    uintptr_t start = (uintptr_t)request->iov[0].iov_base;
+    size_t length = request->iov[0].iov_len;
+
+    for (unsigned i = 0; i < ring->region_count && request->iovcnt == 1 && length > 0; i++) {
+        const struct region *region = &ring->regions[i];
+        uint64_t at = start - region->start; /* wraps when it lies in front */
+
+        if (range_within(at, length, region->length) &&
+            at >> BUFFER_BITS == (at + length - 1) >> BUFFER_BITS)
+            return (int)(region->first + (at >> BUFFER_BITS));
+    }
+    return -1;
+}
+
+static void prepare(const struct ring *ring, struct io_uring_sqe *sqe, int fd, uint64_t offset,
+                    const struct blk_request *request)
+{
+    unsigned count = (unsigned)request->iovcnt, length = (unsigned)request->iov[0].iov_len;
+    void *memory = request->iov[0].iov_base;
+    int buffer = buffer_of(ring, request);
+
+    if (request->op == BLK_WRITE && buffer >= 0)
+        io_uring_prep_write_fixed(sqe, fd, memory, length, offset, buffer);
+    else if (request->op == BLK_WRITE)
+        io_uring_prep_writev(sqe, fd, request->iov, count, offset);
+    else if (buffer >= 0)
+        io_uring_prep_read_fixed(sqe, fd, memory, length, offset, buffer);
+    else
+        io_uring_prep_readv(sqe, fd, request->iov, count, offset);
+}
+
 bool ring_transfer(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,
                    struct blk *layer, int hold)
 {
@@ -89,10 +169,7 @@ bool ring_transfer(struct ring *ring, int fd, uint64_t offset, struct blk_reques
         return false;
     slot = &ring->slots[ring->free[--ring->free_count]];
     *slot = (struct ring_ended){.request = request, .layer = layer, .hold = hold};
-    if (request->op == BLK_WRITE)
-        io_uring_prep_writev(sqe, fd, request->iov, (unsigned)request->iovcnt, offset);
-    else
-        io_uring_prep_readv(sqe, fd, request->iov, (unsigned)request->iovcnt, offset);
+    prepare(ring, sqe, fd, offset, request);
     io_uring_sqe_set_data(sqe, slot);
     if (++ring->prepared >= AT_ONCE)
         ring_start(ring);

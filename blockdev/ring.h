@@ -4,8 +4,8 @@
  * The ring can do nothing else (IORING_REGISTER_RESTRICTIONS): what the process may not do by system call it
  * may not do by ring.
  *
- * Neither files nor memory are registered with it. A registered file stays open, with the locks of an image,
- * after the process has ended; registered memory is all there from the start, which a guest's is not.
+ * Files are not registered with it: such a file stays open, with the locks of an image, after the process has ended.
+ * Memory is where the caller wants it: it is all there from the start then, which a guest's is not.
  *
  * By the queue's thread alone.
  */
@@ -18,8 +18,12 @@
 
 struct ring;
 
-/* Returns 0 or what the kernel says: -EPERM, -ENOSYS and others where it has none to give. */
-int ring_create(struct ring **out);
+enum { RING_REGIONS = 4 };
+
+/* `regions`: memory to be registered, at most RING_REGIONS; it stays mapped as it is until the ring is destroyed. Returns
+ * 0 or what the kernel says: -EPERM, -ENOSYS and others where it has none to give, -ENOMEM when more than RLIMIT_MEMLOCK
+ * was to be registered. */
+int ring_create(const struct iovec *regions, unsigned count, struct ring **out);
 /* Nothing may be under way. NULL is fine. */
 void ring_destroy(struct ring *ring);
 

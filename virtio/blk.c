@@ -9,6 +9,7 @@
 #include "blk.h"
 #include "bytes.h"
 #include "checked.h"
+#include "guestmem.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -193,7 +194,23 @@ static uint64_t offered_features(const struct virtio_blk_options *options)
     return features;
 }
 
-static int init_queue(struct blk_device *device, unsigned index, unsigned poll_us, struct err *err)
+/* Guest memory as the engine wants it. */
+static int create_engine(struct blk_device *device, const struct guestmem *fixed,
+                         struct blk_queue **out, struct err *err)
+{
+    struct iovec regions[GUESTMEM_MAX_REGIONS];
+    unsigned count = fixed ? fixed->count : 0;
+
+    for (unsigned i = 0; i < count; i++)
+        regions[i] = (struct iovec){
+            .iov_base = fixed->regions[i].host,
+            .iov_len = (size_t)fixed->regions[i].size,
+        };
+    return blk_queue_create_fixed(device->blk, regions, count, out, err);
+}
+
+static int init_queue(struct blk_device *device, unsigned index,
+                      const struct virtio_blk_options *options, struct err *err)
 {
     struct blk_vq *queue = &device->queues[index];
     int ret = virtqueue_init(&device->dev.queues[index], BLK_QUEUE_SIZE);
@@ -202,7 +219,7 @@ static int init_queue(struct blk_device *device, unsigned index, unsigned poll_u
     if (ret < 0)
         return err_set_errno(err, ret, "cannot create a doorbell");
     queue->device = device;
-    ret = blk_queue_create(device->blk, &queue->engine, err);
+    ret = create_engine(device, options->fixed_memory, &queue->engine, err);
     if (ret < 0)
         return ret;
     /* Large and zeroed: the pages of slots that are never used are never touched. */
@@ -211,7 +228,7 @@ static int init_queue(struct blk_device *device, unsigned index, unsigned poll_u
     if (!queue->slots || !queue->iov)
         return err_set_errno(err, -ENOMEM, "cannot allocate requests");
     ret = queue_thread_init(&queue->thread, &blk_request_ops, &device->dev, index,
-                            (uint64_t)poll_us * NS_PER_US);
+                            (uint64_t)options->poll_us * NS_PER_US);
     return ret < 0 ? err_set_errno(err, ret, "cannot set up a queue") : 0;
 }
 
@@ -257,7 +274,7 @@ int virtio_blk_create(const struct virtio_blk_options *options, struct virtio_de
         return err_set_errno(err, -ENOMEM, "cannot create a disk");
     }
     for (; device->queue_count < options->queues; device->queue_count++) {
-        int ret = init_queue(device, device->queue_count, options->poll_us, err);
+        int ret = init_queue(device, device->queue_count, options, err);
 
         if (ret < 0) {
             device->queue_count++;

@@ -181,6 +181,7 @@ int disks_create_function(struct disks *disks, unsigned index, const struct gues
         .read_only = disk->readonly,
         .measure = disks->config->stats != NULL,
         .poll_us = disk->poll_us,
+        .fixed_memory = disk->fixed_buffers ? mem : NULL,
         .request_rate = {disk->requests.per_second, disk->requests.burst},
         .byte_rate = {disk->bytes.per_second, disk->bytes.burst},
         .on_read_error = on_error(disk->rerror),

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 struct blk;
+struct guestmem;
 struct virtio_device;
 
 /* What becomes of a request that the image could not carry out. */
@@ -37,6 +38,9 @@ struct virtio_blk_options {
     bool read_only;     /* offer VIRTIO_BLK_F_RO and refuse writes */
     bool fixed_cache;   /* the driver may not switch the cache: nobody would remember its choice */
     bool measure;       /* latencies, at the price of reading the clock twice a request */
+
+    /* Guest memory to be registered with the queues (blk_queue_create_fixed()); NULL: none. Used in the call alone. */
+    const struct guestmem *fixed_memory;
 
     /* Microseconds for which a queue looks at its empty ring at most before it sleeps, as far as that
      * pays; 0: not at all. Up to VIRTIO_BLK_POLL_US_MAX. */

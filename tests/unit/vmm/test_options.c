@@ -101,7 +101,7 @@ static void everything_set(void **state)
                 "cache=direct,aio=threads,rerror=stop,werror=enospc --disk path=c=d,cache=unsafe "
                 "--disk x.qcow2,readonly --tmpdir /scratch --stats /s.json --disk "
                 "y,ephemeral=ram,iops=500,iops-burst=9,bps=8M,poll-us=0 "
-                "--disk z.qcow2,ephemeral=on");
+                "--disk z.qcow2,ephemeral=on,fixed-buffers=on");
     assert_int_equal(p.rc, 0);
     assert_string_equal(p.config.initrd, "i");
     assert_string_equal(p.config.append, "root=/dev/vda,,x"); /* no list: nothing is doubled */
@@ -127,6 +127,8 @@ static void everything_set(void **state)
     assert_int_equal(p.config.disks[3].bytes.per_second, 8 << 20);
     assert_int_equal(p.config.disks[3].bytes.burst, 0);
     assert_int_equal(p.config.disks[4].ephemeral, DISK_EPHEMERAL_FILE);
+    assert_true(p.config.disks[4].fixed_buffers);
+    assert_false(p.config.disks[3].fixed_buffers);
     assert_string_equal(p.config.disks[0].path, "a,b.img");
     assert_string_equal(p.config.disks[0].format, "raw");
     assert_string_equal(p.config.disks[0].serial, "S1");
@@ -256,6 +258,8 @@ static void refused_options(void **state)
         {"--disk a,ephemeral=on,key-file=/proc/self/cmdline", "ephemeral=ram"},
         {"--disk a,cache=none", "'writeback', 'direct' or 'unsafe'"},
         {"--disk a,aio=native", "'auto', 'io_uring' or 'threads'"},
+        {"--disk a,fixed-buffers=1G", "fixed-buffers=1G: expected 'on' or 'off'"},
+        {"--disk a,fixed-buffers=on,aio=threads", "exclude each other"},
         {"--disk a,key-file=/missing/key", "/missing/key"},
         {"--disk a,key-fd=x", "key-fd"},
         {"--disk a,key-file=k,key-fd=3", "exclude each other"},
