@@ -255,17 +255,20 @@ class Bench:
             server.stderr.close()
             socket.unlink(missing_ok=True)
 
-    def served(self, count, depth, write=False, cold=False, queues=1):
+    def served(self, count, depth, size=4096, step=STRIDE, write=False, cold=False, recorded=False,
+               queues=1, chain=None):
         """The same client in front of `minivmm-img serve` and of qemu-storage-daemon. `cold`: writes to new
-        overlays, and ours writes down what is in flight, so that the client could outlive it. `queues`: each
-        with its own thread of the client."""
-        args = ["-c", count, "-d", depth, "-s", 4096, "-S", STRIDE, "-q", queues]
+        overlays; `recorded`: and ours writes down what is in flight, so that the client could outlive it. `queues`: each
+        with its own thread of the client. `chain`: an image to read, instead of a new overlay."""
+        args = ["-c", count, "-d", depth, "-s", size, "-S", step, "-q", queues]
         args += ["-w"] if write else []
         sockets = {who: self.path("%s.sock" % who) for who in ("ours", "peer")}
 
         def image(who):
             if write and not cold:
                 return self.path("warm-%s.qcow2" % who)
+            if chain:
+                return self.path(chain)
             return self.overlay("served-%s.qcow2" % who, "base.qcow2")
 
         def peer_argv(aio):
@@ -276,7 +279,7 @@ class Bench:
                     "addr.type=unix,addr.path=%s" % (queues, sockets["peer"])]
 
         def rate(who):
-            own = ["-i"] if cold and who == "ours" else []
+            own = ["-i"] if recorded and who == "ours" else []
             return count / float(sh(self.client, *args, *own, sockets[who]))
 
         def ours_argv():
@@ -651,7 +654,15 @@ def rows(bench):
         ("4K random write, served, warm overlay, depth 32", kilo, up,
          lambda: bench.served(READS, 32, write=True)),
         ("4K random write, served, cold, crash-safe, depth 32", kilo, up,
+         lambda: bench.served(WRITES, 32, write=True, cold=True, recorded=True)),
+        ("4K random write, served, cold, depth 32", kilo, up,
          lambda: bench.served(WRITES, 32, write=True, cold=True)),
+        ("64K random write, served, cold, depth 8", kilo, up,
+         lambda: bench.served(WRITES, 8, 65536, 65536 * 1201, write=True, cold=True)),
+        ("4K random read, served, chain of 10, depth 32", kilo, up,
+         lambda: bench.served(READS, 32, chain="chain10.qcow2")),
+        ("4K random read, served, chain of 100, depth 32", kilo, up,
+         lambda: bench.served(READS // 5, 32, chain="chain100.qcow2")),
         *scaling,
         *first,
         ("4K random read, past the page cache, depth 32", kilo, up,
