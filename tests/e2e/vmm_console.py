@@ -264,7 +264,8 @@ def wait_until_full(reader):
 
 
 def test_blocked_reader_does_not_hang_the_end():
-    for options, status in (((), 143), (("--timeout", "2"), 124)):
+    # A machine that is slow has to fill the pipe within the timeout.
+    for options, status in (((), 143), (("--timeout", "6"), 124)):
         reader, writer = small_pipe()
         process = subprocess.Popen(command("serial_stream", "send=1000000000", *options),
                                    stdout=writer, stdin=subprocess.DEVNULL,
