@@ -4,13 +4,14 @@
  */
 #include "virtio_rng.h"
 
+#include "checked.h"
 #include "queue_thread.h"
+#include "random.h"
 #include "virtio_device.h"
 #include "virtqueue.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 enum { DEVICE_TYPE_ENTROPY = 4, CLASS_UNCLASSIFIED = 0x00ff00, QUEUE_SIZE = 64, BYTES_MAX = 65536 };
 
@@ -32,21 +33,11 @@ static uint32_t fill(const struct virtqueue_chain *chain)
     uint32_t written = 0;
 
     for (unsigned i = 0; i < chain->writable; i++) {
-        unsigned char *to = chain->iov[i].iov_base;
-        size_t left = chain->iov[i].iov_len;
+        size_t bytes = (size_t)min_u64(chain->iov[i].iov_len, BYTES_MAX - written);
 
-        while (left > 0 && written < BYTES_MAX) {
-            size_t want = left < BYTES_MAX - written ? left : BYTES_MAX - written;
-            ssize_t got = getrandom(to, want, 0);
-
-            if (got < 0 && errno == EINTR)
-                continue;
-            if (got <= 0)
-                return written;
-            to += got;
-            left -= (size_t)got;
-            written += (uint32_t)got;
-        }
+        if (random_bytes(chain->iov[i].iov_base, bytes) != 0)
+            break;
+        written += (uint32_t)bytes;
     }
     return written;
 }

@@ -7,7 +7,6 @@
 #include <gcrypt.h>
 #include <pthread.h>
 #include <stdbool.h>
-#include <sys/random.h>
 
 static bool is_ready;
 
@@ -28,21 +27,4 @@ int crypto_library_init(struct err *err)
     return is_ready
                ? 0
                : err_set(err, -ENOTSUP, "Encryption needs libgcrypt %s or newer", GCRYPT_VERSION);
-}
-
-int crypto_random(uint8_t *bytes, size_t length)
-{
-    while (length > 0) {
-        ssize_t got = getrandom(bytes, length, 0);
-
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got <= 0) {
-            return -EIO;
-        }
-        bytes += got;
-        length -= (size_t)got;
-    }
-    return 0;
 }

@@ -13,13 +13,7 @@
 
 #include "err.h"
 
-#include <stddef.h>
-#include <stdint.h>
-
 /* 0, or -ENOTSUP: the library is older than its header. Called again it says the same. */
 int crypto_library_init(struct err *err);
-
-/* Of the kernel. -EIO. Needs no library. */
-int crypto_random(uint8_t *bytes, size_t length);
 
 #endif

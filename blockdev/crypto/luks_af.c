@@ -11,6 +11,7 @@
 #include "checked.h"
 #include "crypto/luks.h"
 #include "crypto/luks_slot.h"
+#include "random.h"
 
 #include <errno.h>
 #include <gcrypt.h>
@@ -65,7 +66,7 @@ int luks_af_split(const char *digest, const uint8_t *key, size_t key_bytes, unsi
                   uint8_t *split)
 {
     uint8_t *last = split + (stripes - 1) * key_bytes;
-    int r = crypto_random(split, (stripes - 1) * key_bytes);
+    int r = random_bytes(split, (stripes - 1) * key_bytes);
 
     if (r != 0) {
         return r;

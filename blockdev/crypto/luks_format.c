@@ -3,6 +3,7 @@
  */
 #include "checked.h"
 #include "crypto/luks_slot.h"
+#include "random.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -91,7 +92,7 @@ static int make_uuid(char text[LUKS_UUID])
     uint8_t u[16];
     char *at = text;
 
-    if (crypto_random(u, sizeof(u)) != 0) {
+    if (random_bytes(u, sizeof(u)) != 0) {
         return -EIO;
     }
     u[6] = (uint8_t)((u[6] & 0x0f) | 0x40);
@@ -105,7 +106,7 @@ static int make_uuid(char text[LUKS_UUID])
 /* The master key is in work->master_key. */
 static int fill_digest(struct luks_context *context, struct luks_header *header, uint64_t iter_time)
 {
-    int r = crypto_random(header->digest_salt, LUKS_SALT);
+    int r = random_bytes(header->digest_salt, LUKS_SALT);
 
     if (r == 0) {
         r = luks_measure_iterations(context->hash, LUKS_DIGEST,
@@ -136,7 +137,7 @@ int luks_format(const struct luks_format_options *options, struct luks_header *h
         return r;
     }
     r = make_uuid(header->uuid);
-    r = r == 0 ? crypto_random(context.work->master_key, header->key_bytes) : r;
+    r = r == 0 ? random_bytes(context.work->master_key, header->key_bytes) : r;
     r = r == 0 ? fill_digest(&context, header, time) : r;
     r = r == 0 ? luks_slot_fill(&context, slot, passphrase, time, material) : r;
     slot->is_active = r == 0;

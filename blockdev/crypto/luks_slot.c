@@ -4,6 +4,7 @@
 #include "crypto/luks_slot.h"
 
 #include "checked.h"
+#include "random.h"
 #include "secret.h"
 
 #include <errno.h>
@@ -165,7 +166,7 @@ int luks_slot_fill(struct luks_context *context, struct luks_slot *slot,
     struct sector_cipher *cipher = NULL;
     int r = luks_measure_iterations(context->hash, header->key_bytes, iter_time, &slot->iterations);
 
-    r = r == 0 ? crypto_random(slot->salt, LUKS_SALT) : r;
+    r = r == 0 ? random_bytes(slot->salt, LUKS_SALT) : r;
     if (r == 0) {
         r = luks_derive(context->hash, passphrase->bytes, passphrase->length, slot->salt,
                         slot->iterations, work->slot_key, header->key_bytes);

@@ -2,7 +2,8 @@
  * key_slots.c - filling and erasing key slots: see key_slots.h.
  */
 #include "qcow2/key_slots.h"
-#include "crypto/crypto_library.h"
+
+#include "random.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -203,7 +204,7 @@ static int wipe(struct qcow2 *q, unsigned slots)
     for (unsigned n = 0; n < WIPES && r == 0; n++) {
         for (unsigned i = 0; i < LUKS_SLOTS && r == 0; i++) {
             if (has(slots, i)) {
-                r = crypto_random(random, bytes);
+                r = random_bytes(random, bytes);
                 r = r == 0 ? write_area(q, q->crypto->luks.slots[i].key_offset, random, bytes) : r;
             }
         }
