@@ -104,7 +104,7 @@ int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
             struct blk_extent *extent)
 {
     struct layer_extent found;
-    struct blk *layer;
+    struct blk *layer = blk;
     unsigned depth = 0;
     int r;
 
@@ -127,6 +127,9 @@ int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
         .host_offset = found.host_offset,
         .is_hole = found.is_hole,
     };
+    if (layer != NULL && layer->format == &raw_format) {
+        extent->host_offset += layer->file->fd_offset;
+    }
     return 0;
 }
 

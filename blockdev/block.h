@@ -159,9 +159,7 @@ struct blk {
     ino_t data_inode;
     atomic_bool has_queues;                 /* or had some */
     atomic_uint writes_begun, writes_ended; /* in queues' own threads */
-    uint64_t raw_offset;   /* raw: where the device begins in its file; not 0: not the whole file */
-    bool raw_is_part;      /* raw: its length was given, and stays */
-    void *state;           /* the format's */
+    void *state;                            /* the format's */
     struct merged *merged; /* what is known of the layers below this one, the top; or NULL */
 
     pthread_mutex_t first_sector_lock; /* raw.c: see there */

@@ -35,13 +35,13 @@ static int copy_in_file(int from, uint64_t from_offset, int to, uint64_t to_offs
     return 0;
 }
 
-/* The descriptor that has a range as it is; -1: there is more to it. */
+/* The descriptor that has a range as it is, from file->fd_offset + offset on; -1: there is more to it. */
 static int plain_fd(struct file *file, uint64_t offset, uint64_t length)
 {
-    bool is_plain = file != NULL && file->ops->plain_fd != NULL && file->fd >= 0 &&
-                    range_within(offset, length, INT64_MAX);
+    const struct iovec range = {.iov_len = length};
+    bool is_plain = file != NULL && file->ops->plain_fd != NULL;
 
-    return is_plain ? file->fd : -1;
+    return is_plain && file->ops->plain_fd(file, offset, &range, 1) >= 0 ? file->fd : -1;
 }
 
 int blk_copy_range(struct blk *from, uint64_t from_offset, struct blk *to, uint64_t to_offset,
@@ -56,7 +56,7 @@ int blk_copy_range(struct blk *from, uint64_t from_offset, struct blk *to, uint6
         !range_within(to_offset, length, to->length) || !to->writable) {
         return -EINVAL;
     }
-    if (to->format != &raw_format || to->is_probed || to->raw_offset != 0) {
+    if (to->format != &raw_format || to->is_probed) {
         return -ENOTSUP;
     }
     to_fd = plain_fd(to->file, to_offset, length);
@@ -71,7 +71,8 @@ int blk_copy_range(struct blk *from, uint64_t from_offset, struct blk *to, uint6
             from_fd = plain_fd(extent.file, extent.host_offset, extent.length);
         }
         r = from_fd >= 0 && to_fd >= 0
-                ? copy_in_file(from_fd, extent.host_offset, to_fd, to_offset + done, extent.length)
+                ? copy_in_file(from_fd, extent.file->fd_offset + extent.host_offset, to_fd,
+                               to->file->fd_offset + to_offset + done, extent.length)
                 : -ENOTSUP;
         chain_unhold(layer, extent.hold);
         if (r != 0) {

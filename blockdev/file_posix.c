@@ -367,6 +367,7 @@ static int wrap_fd(int fd, const char *path, const struct file_open_options *opt
                    bool is_block_device, struct file **out, struct err *err)
 {
     struct posix_file *posix = calloc(1, sizeof(*posix));
+    struct file *file;
     int r = 0;
 
     if (posix == NULL || (posix->file.path = strdup(path)) == NULL) {
@@ -374,20 +375,22 @@ static int wrap_fd(int fd, const char *path, const struct file_open_options *opt
         close(fd);
         return err_set_errno(err, -ENOMEM, "Could not open '%s'", path);
     }
-    posix->file.ops = &posix_ops;
+    file = &posix->file;
+    file->ops = &posix_ops;
     posix->file.fd = fd;
     posix->file.writable = options->writable;
     posix->file.alignment = 1;
     posix->is_block_device = is_block_device;
     posix->no_sync = options->no_sync;
-    *out = &posix->file;
     if (options->direct) {
-        r = file_direct_wrap(out, err);
-        if (r != 0) {
-            file_close(&posix->file);
-        }
+        r = file_direct_wrap(&file, err);
     }
-    return r;
+    if (r != 0) {
+        file_close(file);
+        return r;
+    }
+    *out = file;
+    return 0;
 }
 
 int file_open_posix(const char *path, const struct file_open_options *options, struct file **out,

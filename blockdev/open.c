@@ -7,6 +7,7 @@
 #include "block.h"
 #include "bytes.h"
 #include "checked.h"
+#include "file_part.h"
 #include "merged.h"
 #include "qcow2/format.h"
 
@@ -47,6 +48,12 @@ static int probe_file(struct file *file, const struct blk_format **format, struc
 
 int blk_probe(const char *path, const char **format, struct err *err)
 {
+    return blk_probe_place(path, &(struct blk_place){0}, format, err);
+}
+
+int blk_probe_place(const char *path, const struct blk_place *place, const char **format,
+                    struct err *err)
+{
     const struct file_open_options options = {0};
     const struct blk_format *found = &raw_format;
     struct file *file;
@@ -55,7 +62,8 @@ int blk_probe(const char *path, const char **format, struct err *err)
     if (r != 0) {
         return r;
     }
-    r = probe_file(file, &found, err);
+    r = file_part_wrap_all(&file, place->parts, place->part_count, err);
+    r = r == 0 ? probe_file(file, &found, err) : r;
     file_close(file);
     if (r == 0) {
         *format = found->name;
@@ -174,7 +182,7 @@ fail:
 }
 
 /* Refuses a file that is already part of the chain; before its locks are asked for, which the chain
- * itself may hold. */
+ * itself may hold. Another part of the same file is another image. */
 static int check_loop(const struct blk *top, const struct file *file, struct err *err)
 {
     struct stat st;
@@ -183,7 +191,8 @@ static int check_loop(const struct blk *top, const struct file *file, struct err
         return 0;
     }
     for (const struct blk *blk = top; blk != NULL; blk = blk->backing) {
-        if ((blk->inode == st.st_ino && blk->device == st.st_dev) ||
+        if ((blk->inode == st.st_ino && blk->device == st.st_dev &&
+             blk->file->fd_offset == file->fd_offset) ||
             (blk->data_inode == st.st_ino && blk->data_device == st.st_dev)) {
             return err_set(err, -ELOOP, "The backing chain of '%s' is a loop: '%s' is in it twice",
                            top->path, file->path);
@@ -192,9 +201,9 @@ static int check_loop(const struct blk *top, const struct file *file, struct err
     return 0;
 }
 
-/* A file that `parent` names, of the kind `what`; `top` leads to what is open already. On failure *file
- * is NULL, as it was. */
-static int open_named(const char *what, const char *path,
+/* A file that `parent` names, of the kind `what`, or the part of it at `place`; `top` leads to what is open
+ * already. On failure *file is NULL, as it was. */
+static int open_named(const char *what, const char *path, const struct blk_place *place,
                       const struct file_open_options *file_options, const struct blk *top,
                       const struct blk *parent, const struct blk_open_options *options,
                       struct file **file, struct err *err)
@@ -214,6 +223,7 @@ static int open_named(const char *what, const char *path,
     if (options->backing_root != NULL) {
         r = policy_check_root(options->backing_root, *file, err);
     }
+    r = r == 0 ? file_part_wrap_all(file, place->parts, place->part_count, err) : r;
     r = r == 0 ? check_loop(top, *file, err) : r;
     if (r != 0) {
         file_close(*file);
@@ -235,6 +245,7 @@ static int open_data(struct blk *top, struct blk *blk, const struct blk_open_opt
     const struct blk_open_options lock_options = {.writable = blk->writable,
                                                   .force_share = options->force_share,
                                                   .no_lock = options->no_lock};
+    const struct blk_place whole = {0};
     struct file *file = NULL;
     char *path;
     int r;
@@ -246,7 +257,7 @@ static int open_data(struct blk *top, struct blk *blk, const struct blk_open_opt
         return err_set(err, -EINVAL, "'%s' does not name its external data file", blk->path);
     }
     r = blk_backing_path(blk->path, blk->data_name, &path, err);
-    r = r != 0 ? r : open_named("data", path, &file_options, top, blk, options, &file, err);
+    r = r != 0 ? r : open_named("data", path, &whole, &file_options, top, blk, options, &file, err);
     free(path);
     if (file != NULL) {
         blk->data_file = file;
@@ -256,13 +267,13 @@ static int open_data(struct blk *top, struct blk *blk, const struct blk_open_opt
     return r != 0 ? err_prefix(err, r, "Could not open data file of '%s'", blk->path) : 0;
 }
 
-/* What the caller wants below the layer at `depth`, or NULL. */
+/* What the caller wants below the layer at `depth`. */
 static const struct blk_backing_choice *find_choice(const struct blk_open_options *options,
                                                     unsigned depth)
 {
-    bool is_there = depth < options->backing_count && options->backings[depth].path != NULL;
+    static const struct blk_backing_choice none;
 
-    return is_there ? &options->backings[depth] : NULL;
+    return depth < options->backing_count ? &options->backings[depth] : &none;
 }
 
 /* Sets backing_path of the layer at `depth`; it stays NULL where nothing lies below. */
@@ -271,7 +282,7 @@ static int find_below(struct blk *blk, unsigned depth, const struct blk_open_opt
 {
     const struct blk_backing_choice *choice = find_choice(options, depth);
 
-    if (choice == NULL) {
+    if (choice->path == NULL) {
         return blk->backing_name != NULL
                    ? blk_backing_path(blk->path, blk->backing_name, &blk->backing_path, err)
                    : 0;
@@ -296,11 +307,11 @@ static int open_below(struct blk *top, struct blk *parent, unsigned depth,
 {
     unsigned key = depth < options->key_count ? depth : options->key_count - 1;
     const struct blk_backing_choice *choice = find_choice(options, depth - 1);
-    const struct file_open_options file_options = {.is_named = choice == NULL};
+    const struct file_open_options file_options = {.is_named = choice->path == NULL};
     struct blk_open_options below = {
         .path = parent->backing_path,
-        .format =
-            choice != NULL && choice->format != NULL ? choice->format : parent->backing_format,
+        .format = choice->format != NULL ? choice->format : parent->backing_format,
+        .place = choice->place,
         .no_data_file = options->no_data_file,
         .force_share = options->force_share,
         .metadata_cache = options->metadata_cache,
@@ -312,8 +323,8 @@ static int open_below(struct blk *top, struct blk *parent, unsigned depth,
     struct file *file = NULL;
     int r;
 
-    r = open_named("backing", parent->backing_path, &file_options, top, parent, options, &file,
-                   err);
+    r = open_named("backing", parent->backing_path, &choice->place, &file_options, top, parent,
+                   options, &file, err);
     r = file != NULL ? open_layer(file, &below, &parent->backing, err) : r;
     r = parent->backing != NULL ? open_data(top, parent->backing, options, err) : r;
     return r != 0 ? err_prefix(err, r, "Could not open backing file of '%s'", parent->path) : 0;
@@ -374,13 +385,19 @@ int blk_open(const struct blk_open_options *options, struct blk **out, struct er
         return err_set(err, -EINVAL, "force-share=on can only be used with read-only images");
     }
     r = file_open_posix(options->path, &file_options, &file, err);
-    if (r == 0 && options->path_is_named && options->backing_root != NULL) {
-        r = policy_check_root(options->backing_root, file, err);
-        if (r != 0) {
-            file_close(file);
-        }
+    if (r != 0) {
+        return r;
     }
-    return r != 0 ? r : blk_open_file(file, options, out, err);
+    if (options->path_is_named && options->backing_root != NULL) {
+        r = policy_check_root(options->backing_root, file, err);
+    }
+    r = r == 0 ? file_part_wrap_all(&file, options->place.parts, options->place.part_count, err)
+               : r;
+    if (r != 0) {
+        file_close(file);
+        return r;
+    }
+    return blk_open_file(file, options, out, err);
 }
 
 int blk_close(struct blk *blk, struct err *err)

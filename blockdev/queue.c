@@ -244,8 +244,8 @@ static bool start_in_kernel(struct blk_queue *queue, struct blk_request *request
         fd = extent.file->ops->plain_fd(extent.file, extent.host_offset, request->iov,
                                         request->iovcnt);
     }
-    if (fd < 0 ||
-        !ring_transfer(queue->ring, fd, extent.host_offset, request, layer, extent.hold)) {
+    if (fd < 0 || !ring_transfer(queue->ring, fd, extent.file->fd_offset + extent.host_offset,
+                                 request, layer, extent.hold)) {
         chain_unhold(layer, extent.hold);
         return false;
     }

@@ -1,5 +1,5 @@
 /*
- * raw.c - a raw image: the file is the device.
+ * raw.c - a raw image: the file, or a part of it, is the device.
  *
  * A raw image whose format was guessed is a trap: its guest may write a qcow2 header into sector 0,
  * and whoever guesses next opens files of the guest's choice. So on such an image a write that
@@ -9,6 +9,7 @@
  */
 #include "block.h"
 #include "checked.h"
+#include "file_part.h"
 #include "iov.h"
 
 #include <errno.h>
@@ -18,29 +19,19 @@ enum { MAGIC_BYTES = 4, SECTOR_BYTES = 512, ZEROES_CHUNK = 256 << 10 };
 
 static int raw_open(struct blk *blk, const struct blk_open_options *options, struct err *err)
 {
-    uint64_t offset = options->raw_offset, length = options->raw_length, size;
-    int r = blk->file->ops->size(blk->file, &size);
+    const struct blk_part *part = options->place.raw_part;
+    uint64_t size;
+    int r = part != NULL ? file_part_wrap(&blk->file, part, err) : 0;
 
+    if (r != 0) {
+        return r;
+    }
+    r = blk->file->ops->size(blk->file, &size);
     if (r != 0) {
         return err_set_errno(err, r, "Could not read the file's size");
     }
-    if (offset > size) {
-        return err_set(err, -EINVAL,
-                       "Offset (%llu) cannot be greater than size of the containing file (%llu)",
-                       (unsigned long long)offset, (unsigned long long)size);
-    }
-    if (length > size - offset) {
-        return err_set(err, -EINVAL,
-                       "The sum of offset (%llu) and size (%llu) has to be smaller or equal to the "
-                       " actual size of the containing file (%llu)",
-                       (unsigned long long)offset, (unsigned long long)length,
-                       (unsigned long long)size);
-    }
-    blk->raw_offset = offset;
-    blk->raw_is_part = length != 0;
-    blk->length = blk->raw_is_part ? length : size - offset;
     /* Disks consist of sectors (QEMU rounds likewise): what the file lacks of the last one is zero. */
-    blk->length = align_up(blk->length, SECTOR_BYTES);
+    blk->length = align_up(size, SECTOR_BYTES);
     return 0;
 }
 
@@ -58,9 +49,8 @@ static int raw_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned f
     bool is_data = true;
 
     if (flags & LAYER_MAP_PRECISE) {
-        int r = blk->file->ops->extent(blk->file, blk->raw_offset + offset, &is_data, &end);
+        int r = blk->file->ops->extent(blk->file, offset, &is_data, &end);
 
-        end -= blk->raw_offset;
         if (r != 0) {
             is_data = true;
             end = offset + length;
@@ -72,7 +62,7 @@ static int raw_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned f
         .kind = is_data ? BLK_EXTENT_DATA : BLK_EXTENT_ZERO,
         .length = end - offset,
         .has_host_offset = true,
-        .host_offset = blk->raw_offset + offset,
+        .host_offset = offset,
         .file = blk->file,
         .hold = BLK_NOT_HELD,
     };
@@ -114,7 +104,7 @@ static int raw_write(struct blk *blk, uint64_t offset, const struct iovec *iov, 
     if (blk->is_probed && offset < MAGIC_BYTES) {
         return write_checked(blk, offset, iov, count);
     }
-    return file_pwritev(blk->file, blk->raw_offset + offset, iov, count);
+    return file_pwritev(blk->file, offset, iov, count);
 }
 
 static bool raw_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length,
@@ -127,18 +117,15 @@ static bool raw_map_overwrite(struct blk *blk, uint64_t offset, uint64_t length,
 /* Zeros have no magic number, so the first sector needs no look. */
 static int raw_write_zeroes(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags)
 {
-    int r;
-
-    offset += blk->raw_offset;
-    r = blk->file->ops->zero(blk->file, offset, length,
-                             (flags & BLK_REQ_MAY_UNMAP) != 0 && blk->can_discard);
+    int r = blk->file->ops->zero(blk->file, offset, length,
+                                 (flags & BLK_REQ_MAY_UNMAP) != 0 && blk->can_discard);
 
     return r == -ENOTSUP ? file_write_zeroes(blk->file, offset, length) : r;
 }
 
 static int raw_discard(struct blk *blk, uint64_t offset, uint64_t length)
 {
-    int r = blk->file->ops->zero(blk->file, blk->raw_offset + offset, length, true);
+    int r = blk->file->ops->zero(blk->file, offset, length, true);
 
     return r == -ENOTSUP ? 0 : r;
 }
@@ -156,18 +143,17 @@ static int raw_preallocate(struct blk *blk, uint64_t offset, uint64_t length,
     if (mode == BLK_PREALLOC_METADATA) {
         return err_set(err, -ENOTSUP, "Unsupported preallocation mode: metadata");
     }
-    return file_preallocate(blk->file, blk->raw_offset + offset, length, mode == BLK_PREALLOC_FULL,
-                            err);
+    return file_preallocate(blk->file, offset, length, mode == BLK_PREALLOC_FULL, err);
 }
 
 static int raw_resize(struct blk *blk, uint64_t size, struct err *err)
 {
     int r;
 
-    if (blk->raw_is_part) {
+    if (blk->file->is_fixed) {
         return err_set(err, -ENOTSUP, "Cannot resize fixed-size raw disks");
     }
-    r = blk->file->ops->truncate(blk->file, blk->raw_offset + size);
+    r = blk->file->ops->truncate(blk->file, size);
     if (r != 0) {
         return err_set_errno(err, r, "Could not resize '%s'", blk->path);
     }

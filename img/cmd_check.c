@@ -4,6 +4,7 @@
  * Exit status: 0 consistent (now), 1 the check could not be done, 2 corruptions, 3 leaks alone, 63 the
  * format has no check. After a repair the image is checked once more, and that result counts.
  */
+#include "image_opts.h"
 #include "img.h"
 #include "json.h"
 #include "log.h"
@@ -121,7 +122,7 @@ static int print_json(const struct blk_check_result *r, const char *path, const 
     json_add_nonzero(object, "leaks", r->leaks);
     json_add_nonzero(object, "leaks-fixed", r->leaks_fixed);
     json_add_nonzero(object, "allocated-clusters", r->allocated_clusters);
-    json_add_text(object, "filename", path);
+    json_add_text(object, "filename", image_opts_name(path));
     json_add_text(object, "format", format);
     json_add_nonzero(object, "fragmented-clusters", r->fragmented_clusters);
     return json_print(object);

@@ -125,6 +125,7 @@ static bool is_base(const struct commit_args *args, const struct blk_info *info)
 static bool look_below(const struct commit_args *args, const struct chain *chain,
                        struct blk_info *info)
 {
+    const struct blk_backing_choice *choice;
     struct err err;
 
     if (blk_get_info(chain->layers[chain->count - 1].blk, info, &err) < 0) {
@@ -143,7 +144,9 @@ static bool look_below(const struct commit_args *args, const struct chain *chain
         log_error("Could not open backing file '%s': not a path", info->backing_name);
         return false;
     }
-    if (is_loop(chain, info->backing_path)) {
+    /* What was given by name may be another part of the same file. */
+    choice = image_opts_below(args->path, chain->count - 1);
+    if ((choice == NULL || choice->path == NULL) && is_loop(chain, info->backing_path)) {
         log_error("The backing chain of '%s' has a loop or is too deep", args->path);
         return false;
     }
@@ -174,8 +177,9 @@ static bool chain_open(const struct commit_args *args, struct chain *chain)
                                          .no_backing = true};
         choice = image_opts_below(args->path, chain->count - 1);
         if (choice != NULL) {
-            open.path_is_named = false;
+            open.path_is_named = choice->path == NULL;
             open.format = choice->format != NULL ? choice->format : open.format;
+            open.place = choice->place;
         }
         image_opts_apply(&open, args->path, chain->count);
         if (is_base(args, &info))

@@ -180,7 +180,7 @@ int cmd_dd(int argc, char **argv)
         if (args.has_count && mul_u64(args.count, args.block_size, &limit))
             end = min_u64(end, limit);
         if (!mul_u64(args.skip, args.block_size, &from) || from > end) {
-            log_error("%s: cannot skip to specified offset", args.open.path);
+            log_error("%s: cannot skip to specified offset", image_opts_name(args.open.path));
             from = end;
         }
         status = copy(&args, source, from, end);

@@ -5,6 +5,7 @@
  * a name in a hostile image must not make this command open it.
  */
 #include "block_limits.h"
+#include "image_opts.h"
 #include "img.h"
 #include "info.h"
 #include "json.h"
@@ -188,12 +189,12 @@ void info_print_specific(struct blk *blk, const struct blk_info *info)
                yes_no(info->extended_l2));
 }
 
-static void print_human(struct blk *blk, const struct blk_info *info, bool limits)
+static void print_human(struct blk *blk, const char *name, const struct blk_info *info, bool limits)
 {
     char virtual_size[SIZE_TEXT_MAX], disk_size[SIZE_TEXT_MAX];
 
-    printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n",
-           blk_path(blk), blk_format(blk), size_format(info->virtual_size, virtual_size),
+    printf("image: %s\nfile format: %s\nvirtual size: %s (%llu bytes)\ndisk size: %s\n", name,
+           blk_format(blk), size_format(info->virtual_size, virtual_size),
            (unsigned long long)info->virtual_size, size_format(info->disk_size, disk_size));
     if (info->is_encrypted)
         printf("encrypted: yes\n");
@@ -246,7 +247,7 @@ static json_t *qcow2_to_json(struct blk *blk, const struct blk_info *info)
 }
 
 /* The order of the keys is qemu-img's. */
-static json_t *to_json(struct blk *blk, const struct blk_info *info, bool limits)
+static json_t *to_json(struct blk *blk, const char *name, const struct blk_info *info, bool limits)
 {
     json_t *object = json_object(), *snapshots;
 
@@ -255,7 +256,7 @@ static json_t *to_json(struct blk *blk, const struct blk_info *info, bool limits
     if (snapshot_list_to_json(blk, &snapshots, NULL) == 0 && snapshots != NULL)
         (void)json_object_set_new(object, "snapshots", snapshots);
     json_add_number(object, "virtual-size", info->virtual_size);
-    json_add_text(object, "filename", blk_path(blk));
+    json_add_text(object, "filename", name);
     json_add_nonzero(object, "cluster-size", info->cluster_size);
     json_add_text(object, "format", blk_format(blk));
     json_add_number(object, "actual-size", info->disk_size);
@@ -282,6 +283,7 @@ static int show(const struct info_args *args, const char *path, const char *form
     struct blk_info info;
     struct err err;
     int status = 0;
+    char *name;
     struct blk *blk = img_open(&(struct blk_open_options){
         .path = path,
         .path_is_named = path != args->path,
@@ -295,15 +297,19 @@ static int show(const struct info_args *args, const char *path, const char *form
     *next = *next_format = NULL;
     if (blk == NULL)
         return 1;
+    name = image_opts_shown(path, blk_format(blk));
     /* The snapshots are read with the first one: what comes later does not fail. */
     if (blk_get_info(blk, &info, &err) < 0 || blk_snapshot_get(blk, 0, &first, &err) < 0) {
         log_error("%s", err.text);
         status = 1;
+    } else if (name == NULL) {
+        log_error("out of memory");
+        status = 1;
     } else {
         if (list != NULL)
-            (void)json_array_append_new(list, to_json(blk, &info, args->limits));
+            (void)json_array_append_new(list, to_json(blk, name, &info, args->limits));
         else
-            print_human(blk, &info, args->limits);
+            print_human(blk, name, &info, args->limits);
         if (args->chain && info.backing_path != NULL) {
             *next = strdup(info.backing_path);
             *next_format = info.backing_format != NULL ? strdup(info.backing_format) : NULL;
@@ -318,6 +324,7 @@ static int show(const struct info_args *args, const char *path, const char *form
             free(unused);
         }
     }
+    free(name);
     img_close(blk, &status);
     return status;
 }

@@ -6,6 +6,7 @@
  */
 #include "checked.h"
 #include "extent.h"
+#include "image_opts.h"
 #include "img.h"
 #include "keys.h"
 #include "log.h"
@@ -31,6 +32,7 @@ struct map_entry {
 
 struct map_output {
     struct blk *blk;
+    const char *path; /* as the command line has it */
     bool json;
     bool is_first;
     /* The file of the layer at file_depth, as opened; NULL: not looked for yet. */
@@ -107,7 +109,7 @@ static const char *find_file(struct map_output *out, unsigned depth)
     if (rc == 0 && info.data_name != NULL) {
         rc = blk_backing_path(blk_path(layer), info.data_name, &out->file, &err);
     } else if (rc == 0) {
-        out->file = strdup(blk_path(layer));
+        out->file = image_opts_shown_file(out->path, depth, blk_path(layer), blk_format(layer));
         if (out->file == NULL)
             rc = err_set(&err, -ENOMEM, "out of memory");
     }
@@ -217,6 +219,7 @@ int cmd_map(int argc, char **argv)
     if (!parse_args(argc, argv, &args, &status))
         return status;
     out.json = args.json;
+    out.path = args.open.path;
     out.blk = img_open(&args.open);
     if (out.blk == NULL)
         return 1;

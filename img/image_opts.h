@@ -32,11 +32,18 @@ const char *image_opts_name(const char *path);
 /* Fills in what was said of `path` (keys, format where none is set, cache ...), as seen from the
  * layer at `depth` below it. */
 void image_opts_apply(struct blk_open_options *options, const char *path, unsigned depth);
+/* What QEMU calls the image at `path` that was opened as `format`, to be freed: its path where that alone leads to
+ * it, or else json:... NULL: there is no memory. */
+char *image_opts_shown(const char *path, const char *format);
+/* The same for the file in which the layer at `depth` below `top` has its data, as host offsets count: `path`, or
+ * what it is a part of. */
+char *image_opts_shown_file(const char *top, unsigned depth, const char *path, const char *format);
+
 /* Whether it may be opened as `options` say: -EINVAL for writing what is read-only. */
 int image_opts_check(const struct blk_open_options *options, struct err *err);
 /* Whether it has a format (-f) that its options have no place for. */
 bool image_opts_conflict(const struct blk_open_options *options);
-/* What was said to lie below the layer at `depth`, or NULL. */
+/* What was said of what lies below the layer at `depth`, or NULL. */
 const struct blk_backing_choice *image_opts_below(const char *path, unsigned depth);
 
 void image_opts_free(void);

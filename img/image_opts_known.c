@@ -4,10 +4,13 @@
  */
 #include "image_opts_known.h"
 #include "checked.h"
+#include "image_opts_read.h"
+#include "size.h"
 
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum kind { TEXT, BOOL, SIZE, WORD };
@@ -98,6 +101,40 @@ static const struct known *find(const struct known *table, size_t count, const c
     return NULL;
 }
 
+/* Up to 2^64-1, as QEMU has it, where it is digits alone. */
+static int parse_size(const char *value, uint64_t *size)
+{
+    int rc = size_parse(value, 'B', size);
+    unsigned long long number;
+    char *end;
+
+    if (rc != -ERANGE || strchr(value, '-') != NULL)
+        return rc == -ERANGE ? -EINVAL : rc;
+    errno = 0;
+    number = strtoull(value, &end, 10);
+    if (errno != 0 || *end != '\0')
+        return -ERANGE;
+    *size = number;
+    return 0;
+}
+
+int image_opts_get_size(struct optstr *options, const char *prefix, const char *key, uint64_t *size,
+                        struct err *err)
+{
+    const char *value;
+    char full[IMAGE_MAX_PREFIX + 32];
+    int rc;
+
+    (void)snprintf(full, sizeof(full), "%s%s", prefix, key);
+    value = optstr_get(options, full);
+    rc = value != NULL ? parse_size(value, size) : 0;
+    if (rc == -ERANGE)
+        return err_set(err, -EINVAL, "Value '%s' is out of range for parameter '%s'", value, key);
+    return rc == 0 ? 0
+                   : err_set(err, -EINVAL,
+                             "Parameter '%s' expects a non-negative number below 2^64", key);
+}
+
 static int check_value(struct optstr *options, const struct known *known, const char *full_key,
                        const char *value, struct err *err)
 {
@@ -107,9 +144,13 @@ static int check_value(struct optstr *options, const struct known *known, const 
 
     if (known->kind == BOOL && optstr_get_bool(options, full_key, &is_on, NULL) < 0)
         return err_set(err, -EINVAL, "Parameter '%s' expects 'on' or 'off'", known->key);
-    if (known->kind == SIZE && optstr_get_size(options, full_key, &size, NULL) < 0)
-        return err_set(err, -EINVAL, "Parameter '%s' expects a non-negative number below 2^64",
-                       known->key);
+    if (known->kind == SIZE) {
+        char prefix[IMAGE_MAX_PREFIX + 32];
+
+        (void)snprintf(prefix, sizeof(prefix), "%.*s", (int)(strlen(full_key) - strlen(known->key)),
+                       full_key);
+        return image_opts_get_size(options, prefix, known->key, &size, err);
+    }
     if (known->kind == WORD && optstr_get_word(options, full_key, known->words, &word, NULL) < 0) {
         bool is_shown = known->after != NULL;
 
@@ -149,34 +190,57 @@ bool image_opts_is_tuning(const char *key, const char *driver)
            (known != NULL && known->driver == QCOW2 && known->kind != TEXT);
 }
 
+/* The driver of the file below a layer or a driver, whose keys begin with the first `length` characters of
+ * `key`: "raw", or NULL: the file itself. */
+static const char *driver_below(struct optstr *options, const char *key, size_t length)
+{
+    char full[IMAGE_MAX_PREFIX + 32];
+    const char *driver;
+
+    (void)snprintf(full, sizeof(full), "%.*sdriver", (int)length, key);
+    driver = optstr_get(options, full);
+    return driver != NULL && strcmp(driver, "raw") == 0 ? driver : NULL;
+}
+
+static int check_option(struct optstr *options, const char *full, size_t length, const char *driver,
+                        struct err *err)
+{
+    const char *value = optstr_get(options, full), *key = full + length;
+    const struct known *known;
+    bool is_file = false;
+    char hint[80];
+
+    while (!is_file && strncmp(key, "file.", 5) == 0) {
+        const char *below = driver_below(options, full, (size_t)(key + 5 - full));
+
+        key += 5;
+        is_file = below == NULL;
+        driver = below != NULL ? below : driver;
+    }
+    known = find(of_all, ARRAY_LEN(of_all), key, driver);
+    if (known == NULL)
+        known = is_file ? find(of_files, ARRAY_LEN(of_files), key, driver)
+                        : find(of_formats, ARRAY_LEN(of_formats), key, driver);
+    if (known == NULL && is_file)
+        return err_set(err, -EINVAL, "Block protocol 'file' doesn't support the option '%s'%s", key,
+                       suggest(key, true, driver, hint, sizeof(hint)));
+    if (known == NULL)
+        return err_set(err, -EINVAL, "Block format '%s' does not support the option '%s'%s", driver,
+                       key, suggest(key, false, driver, hint, sizeof(hint)));
+    return check_value(options, known, full, value, err);
+}
+
 int image_opts_check_layer(struct optstr *options, const char *prefix, const char *driver,
                            struct err *err)
 {
-    for (unsigned i = 0; i < options->count; i++) {
-        const char *full = options->items[i].key, *key = full + strlen(prefix);
-        const char *value = options->items[i].value;
-        const struct known *known;
-        bool is_file;
-        char hint[80];
-        int rc;
+    size_t length = strlen(prefix);
+    int rc = 0;
 
-        if (strncmp(full, prefix, strlen(prefix)) != 0 || strncmp(key, "backing.", 8) == 0)
-            continue;
-        is_file = strncmp(key, "file.", 5) == 0;
-        key += is_file ? 5 : 0;
-        known = find(of_all, ARRAY_LEN(of_all), key, driver);
-        if (known == NULL)
-            known = is_file ? find(of_files, ARRAY_LEN(of_files), key, driver)
-                            : find(of_formats, ARRAY_LEN(of_formats), key, driver);
-        if (known == NULL && is_file)
-            return err_set(err, -EINVAL, "Block protocol 'file' doesn't support the option '%s'%s",
-                           key, suggest(key, true, driver, hint, sizeof(hint)));
-        if (known == NULL)
-            return err_set(err, -EINVAL, "Block format '%s' does not support the option '%s'%s",
-                           driver, key, suggest(key, false, driver, hint, sizeof(hint)));
-        rc = check_value(options, known, full, value, err);
-        if (rc < 0)
-            return rc;
+    for (unsigned i = 0; i < options->count && rc == 0; i++) {
+        const char *full = options->items[i].key;
+
+        if (strncmp(full, prefix, length) == 0 && strncmp(full + length, "backing.", 8) != 0)
+            rc = check_option(options, full, length, driver, err);
     }
-    return 0;
+    return rc;
 }

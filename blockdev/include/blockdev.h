@@ -62,10 +62,27 @@ struct blk_key {
     size_t length;
 };
 
+/* A part of a file: `size` bytes from `offset` on, or all from there on, and then it can grow. */
+struct blk_part {
+    uint64_t offset;
+    bool has_size;
+    uint64_t size;
+};
+
+/* What of a file is an image. */
+struct blk_place {
+    /* parts[0] of the file, parts[1] of that part and so on; none: the whole file. */
+    const struct blk_part *parts;
+    unsigned part_count;
+    /* NULL, or of a raw image there the part that is its disk: probing does not go by that. */
+    const struct blk_part *raw_part;
+};
+
 /* What lies below a layer, instead of what that names. */
 struct blk_backing_choice {
     const char *path;   /* NULL: as the layer names it; "": nothing */
     const char *format; /* NULL: as the layer says, or else probe */
+    struct blk_place place;
 };
 
 struct blk_open_options {
@@ -87,9 +104,7 @@ struct blk_open_options {
      * bound by the rules for names in images, but for backing_root. */
     const struct blk_backing_choice *backings;
     unsigned backing_count;
-    /* Of a raw image given as such, its part of that place and length (0: to its end) alone; with a
-     * length it cannot be resized. */
-    uint64_t raw_offset, raw_length;
+    struct blk_place place;      /* within the file at `path` */
     uint32_t max_key_iterations; /* more in an image are refused; 0: the default, about a minute */
     bool metadata_only; /* guest data is left alone: needs no key; reads and writes are -ENOKEY */
     enum blk_cache cache;
@@ -253,8 +268,9 @@ struct blk_extent {
     unsigned depth;       /* 0: the top layer; n: the n-th image below it. UNALLOCATED: the last
                            * layer of the chain that reaches as far as the offset */
     bool has_host_offset; /* host_offset holds for the whole extent, which lies there as it is */
-    uint64_t host_offset; /* in the file of the layer at `depth` */
-    bool is_hole;         /* DATA whose place was kept and never written: reads as zeros */
+    uint64_t
+        host_offset; /* in the file of the layer at `depth`: a raw layer's whole file, others' part */
+    bool is_hole;    /* DATA whose place was kept and never written: reads as zeros */
 };
 
 enum { BLK_MAP_TOP_ONLY = 1 /* stop at the top layer: UNALLOCATED means "not in this layer" */ };
@@ -344,6 +360,9 @@ bool blk_problem(struct blk *blk, struct err *err);
 
 /* "raw" or "qcow2", by the first bytes of a file. */
 int blk_probe(const char *path, const char **format, struct err *err);
+/* The same for an image inside of the file; place->raw_part does not count. */
+int blk_probe_place(const char *path, const struct blk_place *place, const char **format,
+                    struct err *err);
 
 /* "raw" or "qcow2" where a file's name ends in it, which no guest can change; else NULL. */
 const char *blk_format_by_name(const char *path);

@@ -10,6 +10,8 @@
 #include "checked.h"
 #include "qcow2/qcow2.h"
 
+#include <errno.h>
+
 /* Looks at the entries of one slice, and with `give_up` gives up what they lead to. */
 static int walk_slice(struct qcow2 *q, uint64_t guest_offset, uint64_t l2_offset, bool give_up)
 {
@@ -235,6 +237,9 @@ int qcow2_give_space_back(struct qcow2 *q)
 
     if (r == 0) {
         r = q->file->ops->truncate(q->file, end);
+        if (r == -ENOTSUP) {
+            return 0; /* a part of another file keeps its size, and what is free in it */
+        }
     }
     if (r == 0) {
         q->file_size = end;

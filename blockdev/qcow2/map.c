@@ -147,17 +147,18 @@ static int map_in_slice(struct qcow2 *q, const struct qcow2_slice *slice, unsign
 /* Whether places were kept that have not been written: the file takes much less space than it is long.
  * Nobody pays for looking at holes of a file that has none, and what the file system merely calls one
  * (space that was reserved) is left alone. */
-static bool has_holes(const struct qcow2 *q, const struct file *file)
+static bool has_holes(const struct qcow2 *q, struct file *file)
 {
     struct stat st;
-    uint64_t used, slack;
+    uint64_t size, used, slack;
 
-    if (file->fd < 0 || fstat(file->fd, &st) != 0 || st.st_size <= 0) {
+    if (file->fd < 0 || fstat(file->fd, &st) != 0 || st.st_size <= 0 ||
+        file->ops->size(file, &size) != 0) {
         return false;
     }
     used = (uint64_t)st.st_blocks * STAT_BLOCK;
-    slack = max_u64((uint64_t)st.st_size / 10, HOLE_CLUSTERS * (uint64_t)q->cluster_size);
-    return (uint64_t)st.st_size > slack && used < (uint64_t)st.st_size - slack;
+    slack = max_u64(size / 10, HOLE_CLUSTERS * (uint64_t)q->cluster_size);
+    return size > slack && used < size - slack;
 }
 
 /* Cuts a data extent where its file turns from data to hole, or back. */

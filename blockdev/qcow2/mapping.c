@@ -29,8 +29,8 @@ void qcow2_mapping_init(struct qcow2 *q)
     struct rlimit limit;
 
     q->mapping.is_wanted = !q->writable && q->file->fd >= 0 && q->file->alignment == 1 &&
-                           q->file->ops->plain_fd != NULL && getrlimit(RLIMIT_AS, &limit) == 0 &&
-                           limit.rlim_cur == RLIM_INFINITY;
+                           q->file->fd_offset == 0 && q->file->ops->plain_fd != NULL &&
+                           getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
 }
 
 static void map_file(struct qcow2 *q)
