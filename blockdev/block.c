@@ -61,6 +61,17 @@ int blk_get_info(struct blk *blk, struct blk_info *info, struct err *err)
         }
         info->disk_size = (uint64_t)st.st_blocks * 512;
     }
+    if (blk->shown != NULL) {
+        struct blk_info below;
+        int r = blk_get_info(blk->shown, &below, err);
+
+        if (r != 0) {
+            return r;
+        }
+        info->disk_size = below.disk_size;
+        info->cluster_size = below.cluster_size;
+        info->is_dirty = below.is_dirty;
+    }
     blk->format->info(blk, info);
     return 0;
 }
@@ -72,6 +83,9 @@ bool blk_get_encryption(struct blk *blk, struct blk_encryption *encryption)
 
 bool blk_unsettled(struct blk *blk)
 {
+    if (blk->shown != NULL) {
+        return blk_unsettled(blk->shown);
+    }
     return blk->format->unsettled != NULL && blk->format->unsettled(blk);
 }
 
@@ -98,6 +112,25 @@ void blk_get_counters(struct blk *blk, struct blk_counters *counters)
         allocations = layer == blk ? counters->allocations : allocations;
     }
     counters->allocations = allocations;
+}
+
+/* Where the bytes of an extent of a raw layer are: in the whole of its file, or of that of the image on which it
+ * lies. */
+static int look_through(struct blk *layer, struct blk_extent *extent)
+{
+    uint64_t offset = extent->host_offset + layer->file->fd_offset;
+    unsigned depth = extent->depth;
+    int r;
+
+    extent->host_offset = offset;
+    if (layer->shown == NULL || offset >= layer->shown->length) {
+        return 0;
+    }
+    r = blk_map(layer->shown, offset, min_u64(extent->length, layer->shown->length - offset), 0,
+                extent);
+    extent->has_host_offset = extent->has_host_offset && extent->depth == 0;
+    extent->depth = depth;
+    return r;
 }
 
 int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
@@ -127,10 +160,7 @@ int blk_map(struct blk *blk, uint64_t offset, uint64_t length, unsigned flags,
         .host_offset = found.host_offset,
         .is_hole = found.is_hole,
     };
-    if (layer != NULL && layer->format == &raw_format) {
-        extent->host_offset += layer->file->fd_offset;
-    }
-    return 0;
+    return layer != NULL && layer->format == &raw_format ? look_through(layer, extent) : 0;
 }
 
 static int require_writable(const struct blk *blk, const char *what, struct err *err)
@@ -250,7 +280,7 @@ bool blk_problem(struct blk *blk, struct err *err)
 {
     bool found = false;
 
-    for (; blk != NULL && !found; blk = blk->backing) {
+    for (; blk != NULL && !found; blk = blk->shown != NULL ? blk->shown : blk->backing) {
         pthread_mutex_lock(&blk->problem_lock);
         found = blk->problem.text[0] != '\0';
         if (found) {

@@ -140,6 +140,7 @@ struct blk {
     const struct blk_format *format;
     struct file *file;
     struct blk *backing;
+    struct blk *shown; /* raw: the image whose disk `file` is (file_disk.h), or NULL; owned */
     char *path;
     uint64_t length;
     dev_t device; /* what the host file is; both 0: not known */

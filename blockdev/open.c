@@ -7,6 +7,7 @@
 #include "block.h"
 #include "bytes.h"
 #include "checked.h"
+#include "file_disk.h"
 #include "file_part.h"
 #include "merged.h"
 #include "qcow2/format.h"
@@ -367,6 +368,36 @@ int blk_open_file(struct file *file, const struct blk_open_options *options, str
     return 0;
 }
 
+/* A raw image that lies on another one. */
+static int open_on_image(const struct blk_open_options *options, struct blk **out, struct err *err)
+{
+    struct blk_open_options below = *options;
+    struct file *file = NULL;
+    struct blk *shown;
+    int r;
+
+    if (options->format == NULL || strcmp(options->format, raw_format.name) != 0) {
+        return err_set(err, -EINVAL, "Driver '%s' can be below driver 'raw' alone",
+                       options->place.image_format);
+    }
+    below.format = options->place.image_format;
+    below.place.image_format = NULL;
+    below.place.raw_part = NULL;
+    r = blk_open(&below, &shown, err);
+    if (r != 0) {
+        return r;
+    }
+    r = file_disk_open(shown, &file);
+    r = r == 0 ? blk_open_file(file, options, out, err)
+               : err_set_errno(err, r, "Could not open '%s'", options->path);
+    if (r != 0) {
+        (void)blk_close(shown, NULL);
+        return r;
+    }
+    (*out)->shown = shown;
+    return 0;
+}
+
 int blk_open(const struct blk_open_options *options, struct blk **out, struct err *err)
 {
     const struct file_open_options file_options = {
@@ -383,6 +414,9 @@ int blk_open(const struct blk_open_options *options, struct blk **out, struct er
     }
     if (options->force_share && options->writable) {
         return err_set(err, -EINVAL, "force-share=on can only be used with read-only images");
+    }
+    if (options->place.image_format != NULL) {
+        return open_on_image(options, out, err);
     }
     r = file_open_posix(options->path, &file_options, &file, err);
     if (r != 0) {
@@ -405,7 +439,7 @@ int blk_close(struct blk *blk, struct err *err)
     int result = 0;
 
     while (blk != NULL) {
-        struct blk *below = blk->backing;
+        struct blk *below = blk->shown != NULL ? blk->shown : blk->backing;
         int r = blk->format->close(blk, result == 0 ? err : NULL);
 
         result = result != 0 ? result : r;

@@ -47,6 +47,9 @@ int blk_run(struct blk *blk, enum blk_op op, unsigned flags, uint64_t offset, ui
 {
     int r;
 
+    if (op == BLK_FLUSH && (flags & BLK_REQ_TO_FILE) != 0 && blk->shown != NULL) {
+        return blk_run(blk->shown, op, flags, 0, 0, NULL, 0);
+    }
     if (op == BLK_FLUSH && (flags & BLK_REQ_TO_FILE) != 0) {
         return blk->writable && blk->format->to_file != NULL ? blk->format->to_file(blk) : 0;
     }

@@ -4,6 +4,7 @@
 #include "image_opts.h"
 
 #include "image_opts_read.h"
+#include "img.h"
 #include "json.h"
 #include "keys.h"
 #include "log.h"
@@ -175,9 +176,13 @@ static json_t *file_to_json(struct named_image *image, const char *parent)
     char node[IMAGE_MAX_PREFIX];
     const char *driver;
 
-    (void)snprintf(node, sizeof(node), "%sfile.", parent);
+    (void)snprintf(node, sizeof(node), "%s", parent);
+    image_append(node, "file.");
     driver = image_get(image, node, "driver");
-    if (driver != NULL && strcmp(driver, "raw") == 0) {
+    if (driver != NULL && img_known_format(driver)) {
+        add_said(object, image, node, "encrypt.key-secret");
+        if (image_get(image, node, "backing") != NULL)
+            (void)json_object_set_new(object, "backing", json_null());
         add_said(object, image, node, "offset");
         json_add_text(object, "driver", driver);
         add_said(object, image, node, "size");
@@ -207,8 +212,9 @@ char *image_opts_shown(const char *path, const char *format)
     struct named_image *image = find_image(path);
     json_t *object;
 
-    if (image == NULL || (image->place.part_count == 0 && image->place.raw_part == NULL &&
-                          image_get(image, "", "encrypt.key-secret") == NULL))
+    if (image == NULL ||
+        (image->place.part_count == 0 && image->place.image_format == NULL &&
+         image->place.raw_part == NULL && image_get(image, "", "encrypt.key-secret") == NULL))
         return strdup(path);
     object = json_object();
     add_said(object, image, "", "encrypt.key-secret");
@@ -227,7 +233,8 @@ static bool is_part(const struct named_image *image, const char *prefix,
     char node[IMAGE_MAX_PREFIX];
     bool has_options;
 
-    (void)snprintf(node, sizeof(node), "%sfile.", prefix);
+    (void)snprintf(node, sizeof(node), "%s", prefix);
+    image_append(node, "file.");
     add_said(said, image, node, "offset");
     add_said(said, image, node, "size");
     has_options = json_object_size(said) > 0;
@@ -247,6 +254,10 @@ char *image_opts_shown_file(const char *top, unsigned depth, const char *path, c
         place = &image->backings[depth - 1].place;
     for (unsigned i = 0; place != NULL && i < depth; i++)
         image_append(prefix, "backing.");
+    if (place != NULL && place->image_format != NULL) {
+        image_append(prefix, "file.");
+        format = place->image_format;
+    }
     /* A raw image's bytes are looked for in the whole file. */
     if (place == NULL || !is_part(image, prefix, place) || strcmp(format, "raw") == 0)
         return strdup(path);

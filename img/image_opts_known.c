@@ -5,6 +5,7 @@
 #include "image_opts_known.h"
 #include "checked.h"
 #include "image_opts_read.h"
+#include "img.h"
 #include "size.h"
 
 #include <errno.h>
@@ -191,7 +192,7 @@ bool image_opts_is_tuning(const char *key, const char *driver)
 }
 
 /* The driver of the file below a layer or a driver, whose keys begin with the first `length` characters of
- * `key`: "raw", or NULL: the file itself. */
+ * `key`: "raw" or "qcow2", or NULL: the file itself. */
 static const char *driver_below(struct optstr *options, const char *key, size_t length)
 {
     char full[IMAGE_MAX_PREFIX + 32];
@@ -199,7 +200,7 @@ static const char *driver_below(struct optstr *options, const char *key, size_t 
 
     (void)snprintf(full, sizeof(full), "%.*sdriver", (int)length, key);
     driver = optstr_get(options, full);
-    return driver != NULL && strcmp(driver, "raw") == 0 ? driver : NULL;
+    return driver != NULL && img_known_format(driver) ? driver : NULL;
 }
 
 static int check_option(struct optstr *options, const char *full, size_t length, const char *driver,

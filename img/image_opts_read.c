@@ -80,8 +80,53 @@ static int read_parts(struct named_image *image, unsigned depth, char *node,
 static int refuse_driver(const char *driver, struct err *err)
 {
     return strcmp(driver, "qcow2") == 0
-               ? err_set(err, -EINVAL, "Driver 'qcow2' cannot be below another driver")
+               ? err_set(err, -EINVAL,
+                         "Driver 'qcow2' can be below driver 'raw' of the top layer alone")
                : err_set(err, -EINVAL, "Unknown driver '%s'", driver);
+}
+
+static int read_key(struct named_image *image, const char *prefix, unsigned depth, struct err *err)
+{
+    const char *id = image_get(image, prefix, "encrypt.key-secret");
+    const char *format = image_get(image, prefix, "encrypt.format");
+
+    if (format != NULL && strcmp(format, "luks") != 0)
+        return err_set(err, -EINVAL, "encrypt.format is luks alone");
+    if (image->keys[depth].bytes == NULL && !keys_find(NULL, &image->keys[depth]))
+        image->keys[depth] = (struct blk_key){0};
+    if (id == NULL)
+        return 0;
+    if (!keys_find(id, &image->keys[depth]))
+        return err_set(err, -EINVAL, "No secret with id '%s'", id);
+    image->key_count = depth + 1;
+    return 0;
+}
+
+/* `backing=`: nothing below; a name of a node there is none of. */
+static int read_end(struct named_image *image, const char *prefix, unsigned depth, struct err *err)
+{
+    const char *backing = image_get(image, prefix, "backing");
+
+    if (backing != NULL && backing[0] != '\0')
+        return err_set(err, -EINVAL,
+                       "Could not open backing file: Cannot find device='%s' nor node-name='%s'",
+                       backing, backing);
+    if (backing != NULL) {
+        image->backings[depth] = (struct blk_backing_choice){.path = ""};
+        image->backing_count = depth + 1;
+    }
+    return 0;
+}
+
+/* An image whose disk the raw image at the top is. */
+static int read_shown(struct named_image *image, char *node, struct blk_place *place,
+                      struct err *err)
+{
+    int rc = read_key(image, node, 0, err);
+
+    place->image_format = "qcow2";
+    rc = rc == 0 ? read_end(image, node, 0, err) : rc;
+    return rc == 0 ? read_parts(image, 0, node, place, err) : rc;
 }
 
 /* The path of a layer, and where in that file it is; NULL with *err set where none is given. */
@@ -93,6 +138,9 @@ static const char *find_file(struct named_image *image, const char *prefix, unsi
 
     (void)snprintf(node, sizeof(node), "%s", prefix);
     if (read_parts(image, depth, node, place, err) < 0)
+        return NULL;
+    if (depth == 0 && place->part_count == 0 && image_is_set(image, prefix, "driver", "raw") &&
+        image_is_set(image, node, "driver", "qcow2") && read_shown(image, node, place, err) < 0)
         return NULL;
     (void)snprintf(parent, sizeof(parent), "%.*s", (int)(strlen(node) - strlen("file.")), node);
     path = image_get(image, node, "filename");
@@ -128,23 +176,6 @@ static int read_own_part(struct named_image *image, const char *prefix, unsigned
 }
 
 /* ---- layers ---- */
-
-static int read_key(struct named_image *image, const char *prefix, unsigned depth, struct err *err)
-{
-    const char *id = image_get(image, prefix, "encrypt.key-secret");
-    const char *format = image_get(image, prefix, "encrypt.format");
-
-    if (format != NULL && strcmp(format, "luks") != 0)
-        return err_set(err, -EINVAL, "encrypt.format is luks alone");
-    if (!keys_find(NULL, &image->keys[depth]))
-        image->keys[depth] = (struct blk_key){0};
-    if (id == NULL)
-        return 0;
-    if (!keys_find(id, &image->keys[depth]))
-        return err_set(err, -EINVAL, "No secret with id '%s'", id);
-    image->key_count = depth + 1;
-    return 0;
-}
 
 /* The file of the top layer, and of one below it where it has one: else that is what the layer above names.
  * *path is NULL then. */
@@ -185,22 +216,6 @@ static const char *guess_driver(const char *path, const struct blk_place *place)
     const char *driver;
 
     return path != NULL && blk_probe_place(path, place, &driver, NULL) == 0 ? driver : "qcow2";
-}
-
-/* `backing=`: nothing below; a name of a node there is none of. */
-static int read_end(struct named_image *image, const char *prefix, unsigned depth, struct err *err)
-{
-    const char *backing = image_get(image, prefix, "backing");
-
-    if (backing != NULL && backing[0] != '\0')
-        return err_set(err, -EINVAL,
-                       "Could not open backing file: Cannot find device='%s' nor node-name='%s'",
-                       backing, backing);
-    if (backing != NULL) {
-        image->backings[depth] = (struct blk_backing_choice){.path = ""};
-        image->backing_count = depth + 1;
-    }
-    return 0;
 }
 
 /* What is said of the top layer besides its file. */

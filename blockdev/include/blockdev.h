@@ -76,6 +76,9 @@ struct blk_place {
     unsigned part_count;
     /* NULL, or of a raw image there the part that is its disk: probing does not go by that. */
     const struct blk_part *raw_part;
+    /* NULL, or what lies there is an image of this format ("qcow2"), opened as the raw image is, and the disk
+     * that it shows is the raw image. For the top layer, with a format that was given, alone. */
+    const char *image_format;
 };
 
 /* What lies below a layer, instead of what that names. */

@@ -197,8 +197,11 @@ for name in driver=qcow2,file.driver=raw driver=qcow2,file.driver=raw,file.filen
     driver=qcow2,file.driver=raw,file.size=1000,file.file.filename=missing; do
     looks info --image-opts "$name"
 done
-for name in driver=qcow2,file.driver=qcow2,file.file.filename=plain \
-    driver=qcow2,file.driver=raw,file.file.driver=qcow2,file.file.file.filename=plain; do
+for name in driver=qcow2,file.driver=qcow2,file.file.filename=plain file.driver=qcow2,file.file.filename=plain \
+    driver=qcow2,file.driver=raw,file.file.driver=qcow2,file.file.file.filename=plain \
+    driver=raw,file.driver=raw,file.file.driver=qcow2,file.file.file.filename=plain \
+    driver=qcow2,file.filename=over,backing.driver=raw,backing.file.driver=qcow2,backing.file.file.filename=base \
+    driver=raw,file.driver=qcow2,file.file.driver=qcow2,file.file.file.filename=plain; do
     refuse "a format below a format: $name" "$IMG" info --image-opts "$name"
 done
 deep=driver=raw key=file.
@@ -295,6 +298,61 @@ for command in 'write -P 4 2M 1M' 'write -P 4 0 2M' 'write -z 0 64k' 'write -P 6
     "$IO" --image-opts -c "$command" "$(options_of full.ova "$m/full.ova")" >"$work/m.out" 2>&1
     check "io: $command" diff <(head -n 1 "$work/q.out") <(head -n 1 "$work/m.out")
     look_at full.ova
+done
+
+# ---- a raw image that is the disk of another image ----
+
+on=driver=raw,file.driver=qcow2
+fresh
+for name in $on,file.file.filename=plain $on,offset=512,size=1024,file.file.filename=plain $on,size=0,file.file.filename=plain \
+    $on,offset=1M,file.file.driver=raw,file.file.offset=$offset,file.file.size=$size,file.file.file.filename=plain.ova \
+    $on,offset=4M,file.file.filename=plain $on,offset=4194305,file.file.filename=plain $on,size=5M,file.file.filename=plain \
+    $on,size=1000,file.file.filename=plain $on,file.file.filename=missing $on,file.file.filename=raw \
+    $on,file.foobarbaz=1,file.file.filename=plain $on,file.l2-cache-size=1M,file.file.filename=plain \
+    $on,file.file.driver=raw,file.file.offset=1,file.file.file.filename=plain.ova; do
+    looks info --image-opts "$name"
+    looks info --output=json --image-opts "$name"
+    looks map --image-opts "$name"
+    looks map --output=json --image-opts "$name"
+    looks measure -O qcow2 --image-opts "$name"
+    looks check --image-opts "$name"
+done
+looks info 'json:{"driver":"raw","file":{"driver":"qcow2","file":{"driver":"file","filename":"over"}}}'
+looks info 'json:{"driver":"raw","file":{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"over"}}}'
+looks map --output=json 'json:{"driver":"raw","file":{"driver":"qcow2","backing":null,"file":{"driver":"file","filename":"over"}}}'
+for name in $on,file.file.filename=plain $on,file.file.filename=over $on,offset=512k,size=1M,file.file.filename=over; do
+    call '' convert -O raw --image-opts "$name" out.raw
+    check "... holds the same" cmp "$q/out.raw" "$m/out.raw"
+done
+# What is below the image QEMU takes for a difference.
+check "compare: with what is below" "$IMG" compare --image-opts $on,file.file.filename="$m/over" driver=qcow2,file.filename="$m/over"
+printf abc >"$work/made/key"
+(cd "$work/made" && qemu-img create -q -f qcow2 --object secret,id=k,file=key \
+    -o encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10 secret 1M) || fail "making an encrypted image"
+for command in info map 'map --output=json'; do
+    # shellcheck disable=SC2086 # words
+    call '' $command --object secret,id=k,file=key --image-opts $on,file.encrypt.key-secret=k,file.file.filename=secret
+done
+call plain convert -n --target-image-opts -f raw four $on,file.file.filename=plain
+call over convert -n --target-image-opts -f raw four $on,file.file.filename=over,discard=unmap
+call plain.ova convert -n --target-image-opts -f raw raw $on,file.file.driver=raw,file.file.offset=$offset,file.file.size=$size,file.file.file.filename=plain.ova
+call plain resize --image-opts $on,file.file.filename=plain 8M
+call plain resize --shrink --image-opts $on,file.file.filename=plain 2M
+call plain resize --preallocation=falloc --image-opts $on,file.file.filename=plain 8M
+call plain resize --image-opts $on,size=1M,file.file.filename=plain 8M
+call plain bench -w -c 10 -s 64k --pattern=7 --image-opts $on,offset=1M,size=1M,file.file.filename=plain
+call plain commit --image-opts $on,file.file.filename=plain
+call plain amend -o size=1M --image-opts $on,file.file.filename=plain
+call plain rebase -u -b x -F raw --image-opts $on,file.file.filename=plain
+fresh
+for command in 'write -P 9 2M 1M' 'write -z 0 64k' 'discard 1M 64k' 'write -P 3 4194303 2' 'truncate 8M' 'write -P 3 7M 64k' \
+    'read -P 3 7M 64k' length flush 'read -v 2097150 512'; do
+    for file in plain over; do
+        qemu-io --image-opts -c "$command" "$on,discard=unmap,file.file.filename=$q/$file" >"$work/q.out" 2>&1
+        "$IO" --image-opts -c "$command" "$on,discard=unmap,file.file.filename=$m/$file" >"$work/m.out" 2>&1
+        check "io: $command: on $file" diff <(sed '/ops; /d; s/^qemu-io: //' "$work/q.out") <(sed '/ops; /d; s/^minivmm-io: //' "$work/m.out")
+        look_at $file
+    done
 done
 
 # ---- qemu-io's language ----

@@ -19,7 +19,7 @@ static void make_file(const char *path, size_t size)
 
     assert_non_null(f);
     for (size_t i = 0; i < sizeof(model); i++)
-        model[i] = i < size ? (uint8_t)(rand() % 255 + 1) : 0;
+        model[i] = (uint8_t)(i < size ? rand() % 255 + 1 : 0);
     model_size = size;
     assert_int_equal(fwrite(model, 1, size, f), size);
     assert_int_equal(fclose(f), 0);
