@@ -415,6 +415,7 @@ int qcow2_alloc_run(struct qcow2 *q, uint64_t clusters, uint64_t *offset)
     if (r == 0 && !is_found) {
         return alloc_long_run(q, clusters, offset);
     }
-    *offset = got.offset;
+    /* Of a failure a run that was too short may be left there, and is given back. */
+    *offset = r == 0 ? got.offset : 0;
     return r;
 }

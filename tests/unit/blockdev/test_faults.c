@@ -209,6 +209,32 @@ static void discard_waits_for_an_allocating_write(void **state)
     trace_free(&trace);
 }
 
+/* A larger L1 table needs two clusters in a row. There is one, inside; behind it the disk is full. */
+static void a_run_that_was_too_short_is_given_back_once(void **state)
+{
+    struct trace trace = {0};
+    struct blk *blk;
+    struct err err = {""};
+
+    (void)state;
+    shell("rm -f top.qcow2; qemu-img create -q -f qcow2 -o cluster_size=512 top.qcow2 1M");
+    blk = open_image("top.qcow2", true);
+    write_bytes(blk, 0, 8 * 512, 1);
+    assert_int_equal(blk_pdiscard(blk, 3 * 512, 512), 0);
+    assert_int_equal(blk_flush(blk), 0);
+    close_image(blk);
+    blk = trace_open(&trace, "top.qcow2", 0);
+    trace.fail_from = trace.operations + 1;
+    trace.fail_count = 2; /* the file gets no longer, by however little */
+    trace.fail_code = -ENOSPC;
+    assert_int_equal(blk_resize(blk, 4 << 20, &err), -ENOSPC);
+    assert_false(blk_problem(blk, &err));
+    assert_int_equal(blk_resize(blk, 4 << 20, &err), 0);
+    assert_int_equal(blk_close(blk, &err), 0);
+    trace_free(&trace);
+    shell("qemu-img check -q top.qcow2");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -217,6 +243,7 @@ int main(void)
         cmocka_unit_test(freed_cluster_waits_for_a_read_on_its_way),
         cmocka_unit_test(freed_cluster_waits_for_a_write_on_its_way),
         cmocka_unit_test(discard_waits_for_an_allocating_write),
+        cmocka_unit_test(a_run_that_was_too_short_is_given_back_once),
     };
 
     return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
