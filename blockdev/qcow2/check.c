@@ -231,6 +231,23 @@ int qcow2_repair_dirty(struct blk *blk, const struct qcow2_header *header,
     return rc;
 }
 
+void qcow2_repair_full(struct blk *blk, const struct qcow2_header *header)
+{
+    bool is_dirty = (header->incompatible_features & QCOW2_INCOMPAT_DIRTY) != 0;
+    struct blk_check_result result = {0};
+    struct check c = {
+        .file = blk->file,
+        .path = blk->path,
+        .fix = is_dirty ? BLK_FIX_LEAKS | BLK_FIX_ERRORS : BLK_FIX_LEAKS,
+        .result = &result,
+    };
+
+    /* What the file shows now is what counts from here on. */
+    if (c.file->ops->sync(c.file) == 0) {
+        (void)run(&c, header, NULL);
+    }
+}
+
 /* What is on disk is to be looked at. */
 static int settle(struct qcow2 *q)
 {

@@ -511,7 +511,8 @@ int qcow2_create_write(struct file *file, const struct blk_create_options *optio
         rc = file_preallocate(file, l.first_data, data_bytes,
                               options->prealloc == BLK_PREALLOC_FULL, &problem);
     if (rc < 0)
-        return err_set(err, rc, "%s: %s", options->path, problem.text);
+        return err_set(err, rc, "%s: Could not resize image: Failed to resize underlying file: %s",
+                       options->path, problem.text);
     if (options->luks != NULL) {
         rc = write_luks(file, options, &l, err);
         if (rc < 0)

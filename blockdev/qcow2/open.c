@@ -195,6 +195,12 @@ static int qcow2_open(struct blk *blk, const struct blk_open_options *options, s
     return r;
 }
 
+/* Whether `r` says that the disk is full, and nothing worse has happened. */
+static bool is_full(const struct qcow2 *q, int r)
+{
+    return (r == -ENOSPC || r == -EDQUOT) && qcow2_refuse_if_broken(q) == 0;
+}
+
 static int write_back(struct qcow2 *q)
 {
     int r;
@@ -203,8 +209,10 @@ static int write_back(struct qcow2 *q)
     r = qcow2_refuse_if_broken(q);
     r = r == 0 ? qcow2_settle(q) : r;
     pthread_mutex_unlock(&q->lock);
-    if (r == 0 && q->file_size > q->file_end) {
-        r = q->file->ops->truncate(q->file, q->file_end);
+    if ((r == 0 || is_full(q, r)) && q->file_size > q->file_end) {
+        int cut = q->file->ops->truncate(q->file, q->file_end);
+
+        r = r == 0 ? cut : r;
     }
     return r;
 }
@@ -212,6 +220,8 @@ static int write_back(struct qcow2 *q)
 static int qcow2_close(struct blk *blk, struct err *err)
 {
     struct qcow2 *q = qcow2_of(blk);
+    struct qcow2_header header;
+    bool was_full = false;
     struct err problem;
     int r = 0, saved;
 
@@ -228,7 +238,9 @@ static int qcow2_close(struct blk *blk, struct err *err)
         } else if (saved != 0) {
             r = err_prefix(err, saved, "'%s'", blk->path);
         }
+        was_full = is_full(q, r);
     }
+    header = q->header;
     qcow2_bitmaps_free(q);
     qcow2_crypto_free(q);
     qcow2_snapshots_free(q);
@@ -249,6 +261,9 @@ static int qcow2_close(struct blk *blk, struct err *err)
     pthread_cond_destroy(&q->changed);
     free(q);
     blk->state = NULL;
+    if (was_full) {
+        qcow2_repair_full(blk, &header);
+    }
     return r;
 }
 

@@ -13,6 +13,24 @@
 #include "checked.h"
 #include "qcow2/qcow2.h"
 
+/* What is wanted, and what to say of a failure. */
+struct request {
+    enum blk_prealloc mode;
+    const char *failure;
+};
+
+static const char *data_failure(enum blk_prealloc mode)
+{
+    switch (mode) {
+    case BLK_PREALLOC_FALLOC:
+        return "Failed to resize underlying file: Could not preallocate new data";
+    case BLK_PREALLOC_FULL:
+        return "Failed to resize underlying file: Could not write zeros for preallocation";
+    default:
+        return "Allocating clusters failed";
+    }
+}
+
 /* Makes clusters read as zeros, with space kept as `mode` says. Without the lock. */
 static int prepare(struct qcow2 *q, const struct qcow2_allocation *got, enum blk_prealloc mode)
 {
@@ -56,7 +74,7 @@ static int prepare_data_file(struct qcow2 *q, uint64_t start, uint64_t end, enum
 }
 
 /* New clusters that read as zeros. */
-static int allocate_run(struct qcow2 *q, uint64_t count, enum blk_prealloc mode,
+static int allocate_run(struct qcow2 *q, uint64_t count, struct request *request,
                         struct qcow2_allocation *got)
 {
     int r = qcow2_alloc(q, count, QCOW2_NO_STREAM, got);
@@ -66,9 +84,10 @@ static int allocate_run(struct qcow2 *q, uint64_t count, enum blk_prealloc mode,
     }
     r = qcow2_check_overlap(q, QCOW2_WRITES_DATA, got->offset, got->clusters * q->cluster_size);
     pthread_mutex_unlock(&q->lock);
-    r = r == 0 ? prepare(q, got, mode) : r;
+    r = r == 0 ? prepare(q, got, request->mode) : r;
     pthread_mutex_lock(&q->lock);
     if (r != 0) {
+        request->failure = data_failure(request->mode);
         qcow2_refcount_release(q, got->offset, got->clusters);
     }
     return r;
@@ -77,7 +96,7 @@ static int allocate_run(struct qcow2 *q, uint64_t count, enum blk_prealloc mode,
 /* Gives clusters to a run of at most `count` entries from that of `guest_offset` on; *done: how many entries
  * were dealt with. */
 static int fill_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
-                    uint64_t guest_offset, uint64_t count, enum blk_prealloc mode, uint64_t *done)
+                    uint64_t guest_offset, uint64_t count, struct request *request, uint64_t *done)
 {
     bool has_places = qcow2_has_data_file(q);
     struct qcow2_allocation got = {.offset = guest_offset};
@@ -98,7 +117,7 @@ static int fill_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
         return r;
     }
     got.clusters = run;
-    r = has_places ? 0 : allocate_run(q, run, mode, &got);
+    r = has_places ? 0 : allocate_run(q, run, request, &got);
     if (r != 0) {
         return r;
     }
@@ -125,7 +144,7 @@ static int fill_run(struct qcow2 *q, struct qcow2_slice *slice, unsigned index,
 }
 
 /* [start, end) shares a slice. */
-static int fill_slice(struct qcow2 *q, uint64_t start, uint64_t end, enum blk_prealloc mode)
+static int fill_slice(struct qcow2 *q, uint64_t start, uint64_t end, struct request *request)
 {
     uint64_t count = (end - start) >> q->cluster_bits, done;
     struct qcow2_inflight range;
@@ -145,7 +164,7 @@ static int fill_slice(struct qcow2 *q, uint64_t start, uint64_t end, enum blk_pr
     if (r == 0) {
         for (uint64_t i = 0; i < count && r == 0; i += done) {
             r = fill_run(q, slice, index + (unsigned)i, start + (i << q->cluster_bits), count - i,
-                         mode, &done);
+                         request, &done);
         }
         qcow2_cache_put(slice);
     }
@@ -159,6 +178,7 @@ int qcow2_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum bl
     struct qcow2 *q = qcow2_of(blk);
     uint64_t at = align_up(offset, q->cluster_size);
     uint64_t end = align_up(offset + length, q->cluster_size);
+    struct request request = {.mode = mode, .failure = "Allocating clusters failed"};
     int r = 0;
 
     if (q->crypto != NULL && q->header.version < 3) {
@@ -176,10 +196,10 @@ int qcow2_preallocate(struct blk *blk, uint64_t offset, uint64_t length, enum bl
     while (at < end && r == 0) {
         uint64_t next = min_u64(end, qcow2_slice_end(q, at));
 
-        r = fill_slice(q, at, next, mode);
+        r = fill_slice(q, at, next, &request);
         at = next;
     }
     pthread_mutex_unlock(&q->lock);
     r = r == 0 ? qcow2_flush(blk) : r;
-    return r != 0 ? err_set_errno(err, r, "Allocating clusters failed") : 0;
+    return r != 0 ? err_set_errno(err, r, "%s", request.failure) : 0;
 }

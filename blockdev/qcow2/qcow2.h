@@ -64,6 +64,9 @@ int qcow2_header_check_snapshots(const struct qcow2_header *h, uint64_t file_siz
 /* Repairs the image in blk->file, which no layer is open on, and takes its dirty bit back. */
 int qcow2_repair_dirty(struct blk *blk, const struct qcow2_header *header,
                        struct blk_check_result *result, struct err *err);
+/* Behind a layer that was closed and could not write all, because the disk is full: clusters that are counted in
+ * blk->file and not linked are given back, and a dirty image's refcounts put right. */
+void qcow2_repair_full(struct blk *blk, const struct qcow2_header *header);
 int qcow2_check(struct blk *blk, unsigned fix, void (*report)(void *opaque, const char *line),
                 void *opaque, struct blk_check_result *result, struct err *err);
 
