@@ -373,7 +373,7 @@ static int open_on_image(const struct blk_open_options *options, struct blk **ou
 {
     struct blk_open_options below = *options;
     struct file *file = NULL;
-    struct blk *shown;
+    struct blk *shown = NULL;
     int r;
 
     if (options->format == NULL || strcmp(options->format, raw_format.name) != 0) {
