@@ -51,6 +51,10 @@ snapshots() {
     simple "$1" && qemu-img snapshot -c one a.qcow2 && writes a.qcow2 '9:100k 20k' '5:700k 20k' &&
         qemu-img snapshot -c two a.qcow2 && qemu-img convert -l one -O qcow2 a.qcow2 one.qcow2
 }
+large_l1() { # of which a snapshot changes two sectors
+    qemu-img create -q -f qcow2 -o cluster_size=4k a.qcow2 1G && writes a.qcow2 '7:0 8k' '8:900M 8k' &&
+        qemu-img snapshot -c one a.qcow2 && writes a.qcow2 '9:0 4k' '5:901M 8k'
+}
 many_snapshots() {
     simple cluster_size=4k && for n in 1 2 3 4 5 6 7 8 9; do
         qemu-img snapshot -c "s$n" a.qcow2 || return
@@ -80,6 +84,7 @@ prepared snap512 snapshots cluster_size=512
 prepared snap64k snapshots cluster_size=64k
 prepared snapv2 snapshots cluster_size=4k,compat=0.10
 prepared manysnaps many_snapshots
+prepared largel1 large_l1
 prepared bitmaps large_bitmaps
 prepared broken broken
 
@@ -325,6 +330,12 @@ done
 # The new snapshot table does not fit into the sector of the old one.
 sweep "snapshot -d, a long table" manysnaps 8 a.qcow2 '! qemu-img snapshot -l a.qcow2 | grep -q s1$' \
     snapshot -d s1 a.qcow2
+# No write of one sector switches over: it needs another L1 table.
+as_qemu='' full "snapshot -a, a large L1 table" largel1 "0" a.qcow2 '! same_as a.qcow2 "$work/kinds/largel1/a.qcow2"' \
+    snapshot -a one a.qcow2
+begin largel1 4
+check "... for which a page is enough" "$IMG" snapshot -a one a.qcow2
+check "... and it is sound" sound 0
 # Version 2 has no dirty bit that would say what a crash leaves behind.
 for what in "-d two" "-a one" "-c three"; do
     # shellcheck disable=SC2086
