@@ -21,8 +21,8 @@ struct file;
 struct file_ops {
     int (*preadv)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
     int (*pwritev)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
-    /* The descriptor through which the kernel reads or writes just this, at fd_offset + offset; shorter than the vector where the file
-     * ends, or for no reason. -1: there is more to it. NULL: always. */
+    /* The descriptor through which the kernel reads or writes just this, at fd_offset + offset; shorter than the
+     * vector where the file ends, or for no reason. -1: there is more to it. NULL: always. */
     int (*plain_fd)(struct file *file, uint64_t offset, const struct iovec *iov, int count);
     /* As preadv; -EAGAIN, with any of it read or not, where that could wait for storage. NULL: the layer
      * cannot tell. */
@@ -46,8 +46,8 @@ struct file {
     const struct file_ops *ops;
     char *path; /* as opened, for messages; owned */
     int fd;     /* -1 for layers without one */
-    uint64_t
-        fd_offset; /* where this file begins in what `fd` is: who uses that adds it to every offset */
+    /* Where this file begins in what `fd` is: who uses that adds it to every offset. */
+    uint64_t fd_offset;
     bool writable;
     bool is_fixed;      /* neither longer nor shorter: a part of another file */
     unsigned alignment; /* of offset, length and memory that is fastest: 1, or O_DIRECT's */

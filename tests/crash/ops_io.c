@@ -354,6 +354,9 @@ static void flush_in_a_thread(void *opaque)
     pthread_t thread;
     bool is_committing;
 
+    if (q == NULL) {
+        return; /* closed: what a full disk has left is being put right */
+    }
     pthread_mutex_lock(&q->lock);
     is_committing = q->committing;
     pthread_mutex_unlock(&q->lock);
