@@ -32,6 +32,8 @@ enum { STRIDE = 1, ROUNDS = 3 };
 static const uint64_t promised_cuts = 20000; /* of a whole run */
 #endif
 
+enum { DENSE_ROUNDS = 2, SPARSE = 4 };
+
 static const struct suite {
     const char *name;
     void (*run)(const struct workload *workload, const struct settings *settings,
@@ -69,7 +71,8 @@ static void say_how_to_repeat(const struct suite *suite, const struct workload *
     }
 }
 
-/* One workload with one seed after the other, until one fails; `settings` is left at the last. */
+/* One workload with one seed after the other, until one fails; `settings` is left at the last. Two seeds are
+ * looked at from end to end, more of them here and there. */
 static void run_rounds(const struct suite *suite, const struct workload *workload, unsigned rounds,
                        struct settings *settings, struct result *sum)
 {
@@ -77,6 +80,7 @@ static void run_rounds(const struct suite *suite, const struct workload *workloa
         struct result result = {0};
 
         settings->seed += i > 0;
+        settings->stride *= i == DENSE_ROUNDS ? SPARSE : 1;
         suite->run(workload, settings, &result);
         result_add(&result, sum);
     }

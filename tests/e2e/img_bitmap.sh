@@ -80,7 +80,7 @@ same "what came before an error stays" bitmap --clear --merge nope --remove t.qc
 same "info of all that" info t.qcow2
 run_both info --output=json t.qcow2
 check "JSON of all that" python3 -c 'import json, sys
-a, b = (json.load(open(sys.argv[1] + "/" + f)) for f in ("q.raw", "m.raw"))
+a, b = (json.load(open(sys.argv[1] + "/" + f)) for f in ("q.out", "m.out"))
 sys.exit(a["format-specific"] != b["format-specific"])' "$work"
 clean "command line" t.qcow2
 

@@ -18,11 +18,11 @@
 MIO=$BUILD/minivmm-io
 
 normalise_io() {
-    sed -E -e 's/^(qemu|minivmm)-io:/IO:/; s/(qemu|minivmm)-io> /IO> /g' \
+    sed -i -E -e 's/^(qemu|minivmm)-io:/IO:/; s/(qemu|minivmm)-io> /IO> /g' \
         -e 's/ ops; [0-9:.]+( sec)? \(.*\/sec and [0-9.]+ ops\/sec\)/ ops; TIME/' \
         -e 's/^([0-9]+,1),[0-9:.]+,[0-9.]+,[0-9.]+$/\1,TIME/' \
         -e 's/^([a-z_]+ \[.*) -- .*/\1/' -e 's/^read \[-abCqv\]/read [-bCqv]/' \
-        -e 's/^open \[.*\[path\]/open SYNTAX/'
+        -e 's/^open \[.*\[path\]/open SYNTAX/' "$@"
 }
 
 # Leaves q.out q.err q.rc m.out m.err m.rc in $work. $io_stdin is what the programs read.
@@ -40,16 +40,13 @@ run_io() {
             commands+=(-c "$command")
         done
     fi
-    (cd "$q" && timeout 60 qemu-io "${commands[@]}" "${options[@]}") \
-        >"$work/q.raw" 2>"$work/q.eraw" <"${io_stdin:-/dev/null}"
+    (cd "$q" && exec timeout 60 qemu-io "${commands[@]}" "${options[@]}") \
+        >"$work/q.out" 2>"$work/q.err" <"${io_stdin:-/dev/null}"
     echo $? >"$work/q.rc"
-    (cd "$m" && timeout 60 "$MIO" "${commands[@]}" "${options[@]}") \
-        >"$work/m.raw" 2>"$work/m.eraw" <"${io_stdin:-/dev/null}"
+    (cd "$m" && exec timeout 60 "$MIO" "${commands[@]}" "${options[@]}") \
+        >"$work/m.out" 2>"$work/m.err" <"${io_stdin:-/dev/null}"
     echo $? >"$work/m.rc"
-    for side in q m; do
-        normalise_io <"$work/$side.raw" >"$work/$side.out"
-        normalise_io <"$work/$side.eraw" >"$work/$side.err"
-    done
+    normalise_io "$work"/[qm].out "$work"/[qm].err
 }
 
 judge_io() {
