@@ -273,10 +273,13 @@ class Bench:
 
         def peer_argv(aio):
             return [os.environ.get("PEER_DAEMON", "qemu-storage-daemon"),
-                    "--blockdev", "file,node-name=file,filename=%s,aio=%s" % (image("peer"), aio),
-                    "--blockdev", "qcow2,node-name=disk,file=file",
-                    "--export", "vhost-user-blk,id=disk,node-name=disk,writable=on,num-queues=%d,"
-                    "addr.type=unix,addr.path=%s" % (queues, sockets["peer"])]
+                    "--blockdev", "file,node-name=file,filename=%s,aio=%s,read-only=%s" %
+                    (image("peer"), aio, "on" if chain else "off"),
+                    "--blockdev", "qcow2,node-name=disk,file=file,read-only=" +
+                    ("on" if chain else "off"),
+                    "--export", "vhost-user-blk,id=disk,node-name=disk,writable=%s,num-queues=%d,"
+                    "addr.type=unix,addr.path=%s" %
+                    ("off" if chain else "on", queues, sockets["peer"])]
 
         def rate(who):
             own = ["-i"] if recorded and who == "ours" else []
@@ -284,7 +287,7 @@ class Bench:
 
         def ours_argv():
             return [self.img, "serve", "--vhost-user-blk", sockets["ours"], "--queues", queues,
-                    image("ours")]
+                    str(image("ours")) + (",readonly=on" if chain else "")]
 
         def best_aio():
             rates = {}
