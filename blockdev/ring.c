@@ -45,18 +45,20 @@ static int register_with(struct io_uring *uring, unsigned what, void *arg, unsig
     return syscall(SYS_io_uring_register, uring->ring_fd, what, arg, count) < 0 ? -errno : 0;
 }
 
-/* Nothing else from now on. */
-static int restrict_to_transfers(struct io_uring *uring)
+/* Nothing else from now on; the last two are of no use without registered memory. */
+static int restrict_to_transfers(struct ring *ring)
 {
+    enum { PLAIN = 2 };
     struct io_uring_restriction only[] = {
         {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
         {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
         {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ_FIXED},
         {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITE_FIXED},
     };
-    int r = register_with(uring, IORING_REGISTER_RESTRICTIONS, only, ARRAY_LEN(only));
+    unsigned count = ring->region_count > 0 ? ARRAY_LEN(only) : PLAIN;
+    int r = register_with(&ring->uring, IORING_REGISTER_RESTRICTIONS, only, count);
 
-    return r != 0 ? r : register_with(uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    return r != 0 ? r : register_with(&ring->uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }
 
 static int register_memory(struct ring *ring, const struct iovec *regions, unsigned count)
@@ -102,7 +104,7 @@ int ring_create(const struct iovec *regions, unsigned count, struct ring **out)
         return r;
     }
     r = count > 0 ? register_memory(ring, regions, count) : 0;
-    r = r == 0 ? restrict_to_transfers(&ring->uring) : r;
+    r = r == 0 ? restrict_to_transfers(ring) : r;
     if (r != 0) {
         ring_destroy(ring);
         return r;
