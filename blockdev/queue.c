@@ -24,6 +24,7 @@
  */
 #include "block.h"
 #include "clock.h"
+#include "fixed_files.h"
 #include "ring.h"
 #include "workers.h"
 
@@ -68,27 +69,55 @@ static int watch_both(struct blk_queue *queue)
                : 0;
 }
 
-static int start_ring(struct blk_queue *queue, const struct iovec *regions, unsigned count,
-                      struct err *err)
+static bool is_any(const struct blk_fixed *fixed)
 {
-    const char *path = queue->blk->path;
-    int r = ring_create(regions, count, &queue->ring);
-
-    if (r == 0) {
-        r = watch_both(queue);
-        return r != 0 ? err_set_errno(err, r, "'%s': could not make a queue", path) : 0;
-    }
-    if (count > 0) {
-        return err_set_errno(err, r, "'%s': could not register memory with io_uring%s", path,
-                             r == -ENOMEM ? " (see `ulimit -l`)" : "");
-    }
-    return queue->blk->aio == BLK_AIO_IO_URING
-               ? err_set_errno(err, r, "'%s': could not set up io_uring", path)
-               : 0;
+    return fixed->region_count > 0 || fixed->files;
 }
 
-static int start_engines(struct blk_queue *queue, const struct iovec *regions, unsigned count,
-                         struct err *err)
+static int ring_refused(const struct blk_queue *queue, const char *what, int r, struct err *err)
+{
+    return err_set_errno(err, r, "'%s': could not %s%s", queue->blk->path, what,
+                         r == -ENOMEM ? " (see `ulimit -l`)" : "");
+}
+
+static int fill_ring(const struct blk_queue *queue, struct ring *ring,
+                     const struct blk_fixed *fixed, struct err *err)
+{
+    int r = fixed->region_count > 0
+                ? ring_register_memory(ring, fixed->regions, fixed->region_count)
+                : 0;
+
+    if (r != 0) {
+        return ring_refused(queue, "register memory with io_uring", r, err);
+    }
+    r = fixed->files ? fixed_files_register(queue->blk, ring, err) : 0;
+    if (r != 0) {
+        return r;
+    }
+    r = ring_enable(ring);
+    return r != 0 ? ring_refused(queue, "set up io_uring", r, err) : 0;
+}
+
+static int start_ring(struct blk_queue *queue, const struct blk_fixed *fixed, struct err *err)
+{
+    bool is_wanted = is_any(fixed) || queue->blk->aio == BLK_AIO_IO_URING;
+    struct ring *ring;
+    int r = ring_create(&ring);
+
+    if (r != 0) {
+        return is_wanted ? ring_refused(queue, "set up io_uring", r, err) : 0;
+    }
+    r = fill_ring(queue, ring, fixed, err);
+    if (r != 0) {
+        ring_destroy(ring);
+        return is_wanted ? r : 0;
+    }
+    queue->ring = ring;
+    r = watch_both(queue);
+    return r != 0 ? err_set_errno(err, r, "'%s': could not make a queue", queue->blk->path) : 0;
+}
+
+static int start_engines(struct blk_queue *queue, const struct blk_fixed *fixed, struct err *err)
 {
     const struct blk *blk = queue->blk;
 
@@ -96,19 +125,19 @@ static int start_engines(struct blk_queue *queue, const struct iovec *regions, u
     if (queue->workers == NULL) {
         return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
     }
-    return blk->aio == BLK_AIO_THREADS ? 0 : start_ring(queue, regions, count, err);
+    return blk->aio == BLK_AIO_THREADS ? 0 : start_ring(queue, fixed, err);
 }
 
-int blk_queue_create_fixed(struct blk *blk, const struct iovec *regions, unsigned count,
-                           struct blk_queue **out, struct err *err)
+int blk_queue_create_fixed(struct blk *blk, const struct blk_fixed *fixed, struct blk_queue **out,
+                           struct err *err)
 {
     bool no_ring = blk->aio == BLK_AIO_THREADS || blk->file->ops->try_preadv == NULL;
     struct blk_queue *queue;
     int r = 0;
 
-    if (count > 0 && (count > RING_REGIONS || no_ring)) {
-        return err_set(err, -EINVAL, "'%s': memory cannot be registered without io_uring",
-                       blk->path);
+    if (fixed->region_count > RING_REGIONS || (no_ring && is_any(fixed))) {
+        return err_set(err, -EINVAL, "'%s': %s cannot be registered without io_uring", blk->path,
+                       fixed->region_count > 0 ? "memory" : "files");
     }
     queue = calloc(1, sizeof(*queue));
     if (queue == NULL) {
@@ -119,7 +148,7 @@ int blk_queue_create_fixed(struct blk *blk, const struct iovec *regions, unsigne
     queue->last = &queue->first;
     queue->epoll = -1;
     if (blk->file->ops->try_preadv != NULL) {
-        r = start_engines(queue, regions, count, err);
+        r = start_engines(queue, fixed, err);
     }
     if (r != 0) {
         blk_queue_destroy(queue);
@@ -131,7 +160,7 @@ int blk_queue_create_fixed(struct blk *blk, const struct iovec *regions, unsigne
 
 int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err)
 {
-    return blk_queue_create_fixed(blk, NULL, 0, out, err);
+    return blk_queue_create_fixed(blk, &(struct blk_fixed){.region_count = 0}, out, err);
 }
 
 void blk_queue_destroy(struct blk_queue *queue)

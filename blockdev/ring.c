@@ -5,7 +5,8 @@
  * free one, so neither queue overflows.
  *
  * Registered memory consists of buffers of at most 1 GiB, the kernel's limit. What lies in one of them in one piece
- * needs no looking up of its pages; all else is an ordinary transfer.
+ * needs no looking up of its pages; all else is an ordinary transfer. A registered file has the number of the
+ * descriptor that it stands for.
  *
  * Few of a batch are kept back for one system call: with all of them the disk would idle until the last one is
  * prepared, and the processor until the last one is read.
@@ -37,6 +38,8 @@ struct ring {
     unsigned prepared;                  /* and not submitted */
     struct region regions[RING_REGIONS];
     unsigned region_count;
+    bool *has_file; /* of each descriptor below file_count */
+    unsigned file_count;
 };
 
 /* By system call: the shared library of liburing 2.3 does not export its functions for these two. */
@@ -45,23 +48,26 @@ static int register_with(struct io_uring *uring, unsigned what, void *arg, unsig
     return syscall(SYS_io_uring_register, uring->ring_fd, what, arg, count) < 0 ? -errno : 0;
 }
 
-/* Nothing else from now on; the last two are of no use without registered memory. */
-static int restrict_to_transfers(struct ring *ring)
+int ring_create(struct ring **out)
 {
-    enum { PLAIN = 2 };
-    struct io_uring_restriction only[] = {
-        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
-        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
-        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ_FIXED},
-        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITE_FIXED},
-    };
-    unsigned count = ring->region_count > 0 ? ARRAY_LEN(only) : PLAIN;
-    int r = register_with(&ring->uring, IORING_REGISTER_RESTRICTIONS, only, count);
+    struct ring *ring = calloc(1, sizeof(*ring));
+    int r;
 
-    return r != 0 ? r : register_with(&ring->uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    if (ring == NULL)
+        return -ENOMEM;
+    r = io_uring_queue_init(ENTRIES, &ring->uring, IORING_SETUP_R_DISABLED);
+    if (r != 0) {
+        free(ring);
+        return r;
+    }
+    for (unsigned i = 0; i < ENTRIES; i++)
+        ring->free[i] = i;
+    ring->free_count = ENTRIES;
+    *out = ring;
+    return 0;
 }
 
-static int register_memory(struct ring *ring, const struct iovec *regions, unsigned count)
+int ring_register_memory(struct ring *ring, const struct iovec *regions, unsigned count)
 {
     struct iovec *buffers;
     unsigned n = 0;
@@ -91,36 +97,70 @@ static int register_memory(struct ring *ring, const struct iovec *regions, unsig
     return r;
 }
 
-int ring_create(const struct iovec *regions, unsigned count, struct ring **out)
+int ring_reserve_files(struct ring *ring, unsigned count)
 {
-    struct ring *ring = calloc(1, sizeof(*ring));
-    int r;
+    int *none = malloc(count * sizeof(*none)), r = -ENOMEM;
 
-    if (ring == NULL)
-        return -ENOMEM;
-    r = io_uring_queue_init(ENTRIES, &ring->uring, IORING_SETUP_R_DISABLED);
-    if (r != 0) {
-        free(ring);
-        return r;
-    }
-    r = count > 0 ? register_memory(ring, regions, count) : 0;
-    r = r == 0 ? restrict_to_transfers(ring) : r;
-    if (r != 0) {
-        ring_destroy(ring);
-        return r;
-    }
-    for (unsigned i = 0; i < ENTRIES; i++)
-        ring->free[i] = i;
-    ring->free_count = ENTRIES;
-    *out = ring;
-    return 0;
+    ring->has_file = calloc(count, sizeof(*ring->has_file));
+    for (unsigned i = 0; i < count && none != NULL; i++)
+        none[i] = -1;
+    if (none != NULL && ring->has_file != NULL)
+        r = io_uring_register_files(&ring->uring, none, count);
+    if (r == 0)
+        ring->file_count = count;
+    free(none);
+    return r;
 }
 
+int ring_register_file(struct ring *ring, int fd, int file)
+{
+    int r = io_uring_register_files_update(&ring->uring, (unsigned)fd, &file, 1);
+
+    ring->has_file[fd] = r == 1;
+    return r == 1 ? 0 : r < 0 ? r : -EIO;
+}
+
+/* Nothing else than that from now on. */
+int ring_enable(struct ring *ring)
+{
+    static const struct io_uring_restriction
+        plain[] =
+            {
+                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
+                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
+            },
+        memory[] =
+            {
+                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ_FIXED},
+                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITE_FIXED},
+            },
+        files[] = {
+            {.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE},
+            {.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_FILES},
+        };
+    struct io_uring_restriction only[ARRAY_LEN(plain) + ARRAY_LEN(memory) + ARRAY_LEN(files)];
+    unsigned count = 0;
+    int r;
+
+    for (size_t i = 0; i < ARRAY_LEN(plain); i++)
+        only[count++] = plain[i];
+    for (size_t i = 0; i < ARRAY_LEN(memory) && ring->region_count > 0; i++)
+        only[count++] = memory[i];
+    for (size_t i = 0; i < ARRAY_LEN(files) && ring->file_count > 0; i++)
+        only[count++] = files[i];
+    r = register_with(&ring->uring, IORING_REGISTER_RESTRICTIONS, only, count);
+    return r != 0 ? r : register_with(&ring->uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
+/* Files are given up here and now: the kernel would do it some time after this. */
 void ring_destroy(struct ring *ring)
 {
     if (ring == NULL)
         return;
+    if (ring->file_count > 0)
+        (void)register_with(&ring->uring, IORING_UNREGISTER_FILES, NULL, 0);
     io_uring_queue_exit(&ring->uring);
+    free(ring->has_file);
     free(ring);
 }
 
@@ -156,6 +196,8 @@ static void prepare(const struct ring *ring, struct io_uring_sqe *sqe, int fd, u
         io_uring_prep_read_fixed(sqe, fd, memory, length, offset, buffer);
     else
         io_uring_prep_readv(sqe, fd, request->iov, count, offset);
+    if (request->op == BLK_READ && (unsigned)fd < ring->file_count && ring->has_file[fd])
+        sqe->flags |= IOSQE_FIXED_FILE;
 }
 
 bool ring_transfer(struct ring *ring, int fd, uint64_t offset, struct blk_request *request,

@@ -4,8 +4,9 @@
  * The ring can do nothing else (IORING_REGISTER_RESTRICTIONS): what the process may not do by system call it
  * may not do by ring.
  *
- * Files are not registered with it: such a file stays open, with the locks of an image, after the process has ended.
- * Memory is where the caller wants it: it is all there from the start then, which a guest's is not.
+ * Memory and files are registered with it where the caller wants that. Memory is all there from then on, which a
+ * guest's is not. A registered file stays open for a while after a process was killed; so it has to be one that holds no
+ * locks, and may not be written to: of a process that is gone, writes on their way keep the locks of an image.
  *
  * By the queue's thread alone.
  */
@@ -20,10 +21,19 @@ struct ring;
 
 enum { RING_REGIONS = 4 };
 
-/* `regions`: memory to be registered, at most RING_REGIONS; it stays mapped as it is until the ring is destroyed. Returns
- * 0 or what the kernel says: -EPERM, -ENOSYS and others where it has none to give, -ENOMEM when more than RLIMIT_MEMLOCK
- * was to be registered. */
-int ring_create(const struct iovec *regions, unsigned count, struct ring **out);
+/* Returns 0 or what the kernel says: -EPERM, -ENOSYS and others where it has none to give. It carries out nothing until
+ * ring_enable(). */
+int ring_create(struct ring **out);
+/* Registers memory in at most RING_REGIONS pieces, which stay mapped as they are until the ring is destroyed. Once at
+ * most. -ENOMEM when it is more than RLIMIT_MEMLOCK. */
+int ring_register_memory(struct ring *ring, const struct iovec *regions, unsigned count);
+/* Room for files that stand for the descriptors 0 .. count - 1. Once at most. */
+int ring_reserve_files(struct ring *ring, unsigned count);
+/* From now on reads of `fd` are reads of `file`, which may be closed then; `fd` stays what it is until the ring is
+ * destroyed. */
+int ring_register_file(struct ring *ring, int fd, int file);
+/* Nothing is registered any more. */
+int ring_enable(struct ring *ring);
 /* Nothing may be under way. NULL is fine. */
 void ring_destroy(struct ring *ring);
 

@@ -139,6 +139,7 @@ void img_print_help(void)
         "       cache=writeback|direct|unsafe  aio=auto|io_uring|threads\n"
         "       ephemeral=off|on|ram (nothing is kept)\n"
         "       poll-us=N (how long an idle queue looks before it sleeps; default: 32)\n"
+        "       fixed-files=on|off (the image's files are registered with io_uring; default: off)\n"
         "       inflight=on|off (the guest outlives a server that is killed; default: on)\n"
         "\n"
         "Parameters to snapshot subcommand:\n"

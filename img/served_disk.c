@@ -16,9 +16,9 @@
 
 enum { SERIAL_MAX = 20 };
 
-static const char *const known[] = {"path",    "format",  "readonly",  "serial",
-                                    "discard", "cache",   "ephemeral", "inflight",
-                                    "aio",     "poll-us", NULL};
+static const char *const known[] = {"path",    "format",  "readonly",    "serial",
+                                    "discard", "cache",   "ephemeral",   "inflight",
+                                    "aio",     "poll-us", "fixed-files", NULL};
 static const char *const formats[] = {"qcow2", "raw", NULL};
 static const char *const caches[] = {"writeback", "direct", "unsafe", NULL}; /* blk_cache */
 static const char *const aios[] = {"auto", "io_uring", "threads", NULL};     /* blk_aio */
@@ -61,7 +61,8 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
         (ret = optstr_get_word(opts, "ephemeral", ephemerals, &ephemeral, err)) < 0 ||
         (ret = optstr_get_number(opts, "poll-us", 0, VIRTIO_BLK_POLL_US_MAX, &poll_us, err)) < 0 ||
         (ret = optstr_get_bool(opts, "readonly", &device->read_only, err)) < 0 ||
-        (ret = optstr_get_bool(opts, "discard", &device->discard, err)) < 0)
+        (ret = optstr_get_bool(opts, "discard", &device->discard, err)) < 0 ||
+        (ret = optstr_get_bool(opts, "fixed-files", &device->fixed_files, err)) < 0)
         return ret;
     *inflight = ephemeral == BLK_EPHEMERAL_OFF; /* else the next server lacks what was written */
     ret = optstr_get_bool(opts, "inflight", inflight, err);
@@ -81,6 +82,8 @@ static int read_options(struct optstr *opts, const char *text, struct blk_open_o
         return err_set(err, -EINVAL, "inflight=on and ephemeral exclude each other");
     if (ephemeral != BLK_EPHEMERAL_OFF && device->read_only)
         return err_set(err, -EINVAL, "readonly=on and ephemeral exclude each other");
+    if (device->fixed_files && aio == BLK_AIO_THREADS)
+        return err_set(err, -EINVAL, "fixed-files=on and aio=threads exclude each other");
     image->format = format >= 0 ? formats[format] : blk_format_by_name(image->path);
     image->cache = (enum blk_cache)cache;
     image->aio = (enum blk_aio)aio;

@@ -195,18 +195,23 @@ static uint64_t offered_features(const struct virtio_blk_options *options)
 }
 
 /* Guest memory as the engine wants it. */
-static int create_engine(struct blk_device *device, const struct guestmem *fixed,
+static int create_engine(struct blk_device *device, const struct virtio_blk_options *options,
                          struct blk_queue **out, struct err *err)
 {
+    const struct guestmem *memory = options->fixed_memory;
     struct iovec regions[GUESTMEM_MAX_REGIONS];
-    unsigned count = fixed ? fixed->count : 0;
+    const struct blk_fixed fixed = {
+        .regions = regions,
+        .region_count = memory ? memory->count : 0,
+        .files = options->fixed_files,
+    };
 
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < fixed.region_count; i++)
         regions[i] = (struct iovec){
-            .iov_base = fixed->regions[i].host,
-            .iov_len = (size_t)fixed->regions[i].size,
+            .iov_base = memory->regions[i].host,
+            .iov_len = (size_t)memory->regions[i].size,
         };
-    return blk_queue_create_fixed(device->blk, regions, count, out, err);
+    return blk_queue_create_fixed(device->blk, &fixed, out, err);
 }
 
 static int init_queue(struct blk_device *device, unsigned index,
@@ -219,7 +224,7 @@ static int init_queue(struct blk_device *device, unsigned index,
     if (ret < 0)
         return err_set_errno(err, ret, "cannot create a doorbell");
     queue->device = device;
-    ret = create_engine(device, options->fixed_memory, &queue->engine, err);
+    ret = create_engine(device, options, &queue->engine, err);
     if (ret < 0)
         return ret;
     /* Large and zeroed: the pages of slots that are never used are never touched. */

@@ -47,7 +47,8 @@ struct disk_config {
     unsigned poll_us;        /* how long a queue looks at its empty ring at most */
     enum disk_cache cache;
     enum disk_aio aio;
-    bool fixed_buffers; /* guest memory is registered with the disk's io_urings */
+    bool fixed_buffers; /* guest memory is registered with the disk's io_urings, */
+    bool fixed_files;   /* and its files are */
     enum disk_ephemeral ephemeral;
     struct disk_rate requests, bytes;
     enum disk_on_error rerror, werror; /* of reads; of all else */

@@ -182,6 +182,7 @@ int disks_create_function(struct disks *disks, unsigned index, const struct gues
         .measure = disks->config->stats != NULL,
         .poll_us = disk->poll_us,
         .fixed_memory = disk->fixed_buffers ? mem : NULL,
+        .fixed_files = disk->fixed_files,
         .request_rate = {disk->requests.per_second, disk->requests.burst},
         .byte_rate = {disk->bytes.per_second, disk->bytes.burst},
         .on_read_error = on_error(disk->rerror),

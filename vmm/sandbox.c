@@ -14,6 +14,7 @@
 #include "terminal.h"
 
 #include <errno.h>
+#include <linux/io_uring.h>
 #include <malloc.h>
 #include <sched.h>
 #include <seccomp.h>
@@ -107,6 +108,8 @@ static const struct argument_rule argument_rules[] = {
     /* Stacks and heap; no code. */
     {SCMP_SYS(mmap), 2, PROT_EXEC, 0},
     {SCMP_SYS(mprotect), 2, PROT_EXEC, 0},
+    /* Files that were registered with a ring are given up with it. */
+    {SCMP_SYS(io_uring_register), 1, UINT32_MAX, IORING_UNREGISTER_FILES},
     /* Threads, not processes. */
     {SCMP_SYS(clone), 0, CLONE_THREAD | CLONE_VM, CLONE_THREAD | CLONE_VM},
     /* Names of threads. */

@@ -63,9 +63,10 @@ static int set_switch(bool *slot, const char *value, struct err *err)
 /* ---- disks ---- */
 
 static const char *const disk_keys[] = {
-    "path",  "format",         "readonly", "serial",    "queues",   "discard",       "aio",
-    "cache", "metadata-cache", "rerror",   "werror",    "key-file", "key-fd",        "ephemeral",
-    "iops",  "iops-burst",     "bps",      "bps-burst", "poll-us",  "fixed-buffers", NULL};
+    "path",    "format",        "readonly",       "serial",     "queues", "discard",
+    "aio",     "cache",         "metadata-cache", "rerror",     "werror", "key-file",
+    "key-fd",  "ephemeral",     "iops",           "iops-burst", "bps",    "bps-burst",
+    "poll-us", "fixed-buffers", "fixed-files",    NULL};
 /* Of a disk, in requests or bytes a second. */
 #define RATE_MAX UINT64_C(1000000000000)
 
@@ -151,14 +152,16 @@ static int disk_from_options(struct disk_config *disk, struct optstr *opts, stru
         (rc = optstr_get_bool(opts, "readonly", &disk->readonly, err)) < 0 ||
         (rc = optstr_get_bool(opts, "discard", &disk->discard, err)) < 0 ||
         (rc = optstr_get_bool(opts, "fixed-buffers", &disk->fixed_buffers, err)) < 0 ||
+        (rc = optstr_get_bool(opts, "fixed-files", &disk->fixed_files, err)) < 0 ||
         (rc = optstr_get_number(opts, "queues", 1, QUEUES_MAX, &queues, err)) < 0 ||
         (rc = optstr_get_number(opts, "poll-us", 0, VIRTIO_BLK_POLL_US_MAX, &poll_us, err)) < 0 ||
         (rc = optstr_get_size(opts, "metadata-cache", &disk->metadata_cache, err)) < 0 ||
         (rc = disk_rates(disk, opts, err)) < 0 || (rc = disk_key(disk, opts, err)) < 0)
         return rc;
     rc = optstr_reject_unused(opts, disk_keys, err);
-    if (rc == 0 && disk->fixed_buffers && aio == DISK_AIO_THREADS)
-        rc = err_set(err, -EINVAL, "fixed-buffers=on and aio=threads exclude each other");
+    if (rc == 0 && (disk->fixed_buffers || disk->fixed_files) && aio == DISK_AIO_THREADS)
+        rc = err_set(err, -EINVAL, "fixed-%s=on and aio=threads exclude each other",
+                     disk->fixed_buffers ? "buffers" : "files");
     if (rc == 0)
         rc = check_ephemeral(disk, (enum disk_ephemeral)ephemeral, err);
     if (rc < 0) {
@@ -361,7 +364,7 @@ const struct setting settings[SETTINGS_COUNT] = {
      "  queues=N  discard=on|off  metadata-cache=SIZE\n"
      "  cache=writeback|direct|unsafe\n"
      "  aio=auto|io_uring|threads  poll-us=N\n"
-     "  fixed-buffers=on|off\n"
+     "  fixed-buffers=on|off  fixed-files=on|off\n"
      "  ephemeral=off|on|ram (nothing is kept)\n"
      "  iops=N  iops-burst=N  bps=SIZE  bps-burst=SIZE\n"
      "  rerror=report|stop  werror=report|enospc|stop\n"

@@ -188,12 +188,20 @@ struct blk_request {
 
 /* A queue context, used by one thread at a time. Destroyed only when nothing is in flight. */
 int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err);
-/* The same for requests whose memory lies in these regions, at most 4: they are registered with the queue's io_uring, which
- * makes what goes past the page cache cheaper, and are all there (touched, and locked in memory) from then on. They stay
- * mapped as they are until the queue is destroyed. Fails where there is no io_uring, -EINVAL when the image was opened
- * with BLK_AIO_THREADS, -ENOMEM beyond RLIMIT_MEMLOCK. */
-int blk_queue_create_fixed(struct blk *blk, const struct iovec *regions, unsigned count,
-                           struct blk_queue **out, struct err *err);
+/*
+ * The same with something registered with the queue's io_uring, which makes what goes past the page cache cheaper:
+ * memory, in which requests lie, and files. Memory is all there (touched, and locked) from then on, and stays mapped as it
+ * is until the queue is destroyed. Files are registered for reads alone, those of all layers, opened anew through
+ * /proc/self/fd; the chain stays as it is until the queue is destroyed. Fails where there is no io_uring, -EINVAL when the
+ * image was opened with BLK_AIO_THREADS, -ENOMEM beyond RLIMIT_MEMLOCK.
+ */
+struct blk_fixed {
+    const struct iovec *regions;
+    unsigned region_count; /* at most 4 */
+    bool files;
+};
+int blk_queue_create_fixed(struct blk *blk, const struct blk_fixed *fixed, struct blk_queue **out,
+                           struct err *err);
 void blk_queue_destroy(struct blk_queue *queue);
 
 /* "io_uring" or "threads": what carries out simple requests that wait for storage. */

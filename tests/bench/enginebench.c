@@ -2,13 +2,13 @@
  * enginebench - the engine's side of `make bench`: the same requests that `qemu-img bench` makes,
  * through one queue or several. Prints the seconds from the first request to the last completion.
  *
- *   enginebench [-f FORMAT] [-w] [-n] [-t] [-p] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES]
+ *   enginebench [-f FORMAT] [-w] [-n] [-t] [-p] [-F] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES]
  *               IMAGE
  *   enginebench --limit [-w] ... FILE    pread or pwrite in a loop, for what the machine can do at
  * all
  *
  * -e: on a throwaway overlay over the image, in TMPDIR or in memory. -n: past the page cache. -t: without
- * io_uring. -q: so many queues of the one image, each with a thread and DEPTH requests at once; COUNT is of all
+ * io_uring. -F: files are registered. -q: so many queues of the one image, each with a thread and DEPTH requests at once; COUNT is of all
  * together. Request i lies at i * STEP modulo the size of the image, as in qemu-img bench; with -p that is so in each
  * queue's own part of the image.
  */
@@ -34,7 +34,7 @@ enum { QUEUES_MAX = 64 };
 struct bench {
     uint64_t count, size, step, length; /* length: of the device */
     unsigned depth, queues;
-    bool write, parts;
+    bool write, parts, fixed_files;
     int fd; /* with --limit */
 };
 
@@ -142,6 +142,7 @@ static void *run_limit(void *arg)
 
 static int lane_init(struct lane *lane, const struct bench *bench, unsigned index, struct blk *blk)
 {
+    const struct blk_fixed fixed = {.files = bench->fixed_files};
     struct err err = {0};
     int ret;
 
@@ -150,7 +151,7 @@ static int lane_init(struct lane *lane, const struct bench *bench, unsigned inde
     if (lane->slots == NULL) {
         return -ENOMEM;
     }
-    ret = blk != NULL ? blk_queue_create(blk, &lane->queue, &err) : 0;
+    ret = blk != NULL ? blk_queue_create_fixed(blk, &fixed, &lane->queue, &err) : 0;
     if (ret < 0) {
         return ret;
     }
@@ -278,9 +279,9 @@ int main(int argc, char **argv)
     int option, ret;
 
     log_init(argv[0]);
-    while ((option = getopt_long(argc, argv, "f:e:wntpc:d:s:S:q:", long_options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "f:e:wntpFc:d:s:S:q:", long_options, NULL)) != -1) {
         value = 0;
-        if (strchr("fewntpL", option) == NULL &&
+        if (strchr("fewntpFL", option) == NULL &&
             (option == '?' || size_parse(optarg, 'B', &value) < 0)) {
             return usage();
         }
@@ -299,6 +300,9 @@ int main(int argc, char **argv)
             break;
         case 't':
             options.aio = BLK_AIO_THREADS;
+            break;
+        case 'F':
+            bench.fixed_files = true;
             break;
         case 'p':
             bench.parts = true;

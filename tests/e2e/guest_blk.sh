@@ -49,7 +49,7 @@ guest "$PASS" blk_readonly "byte=161" --disk "$work/overlay1.qcow2,format=qcow2,
 guest "$PASS" blk_readonly "byte=119" --disk "$work/base.qcow2,format=qcow2,readonly=on"
 check "the base is still untouched" test "$before" = "$(sha256sum <"$work/base.qcow2")"
 
-for cache in direct direct,fixed-buffers=on unsafe; do
+for cache in direct direct,fixed-buffers=on direct,fixed-files=on unsafe; do
     guest "$PASS" blk_rw "" --disk "$work/overlay4.qcow2,format=qcow2,cache=$cache"
 done
 # shellcheck disable=SC2046 # words are what is wanted

@@ -60,6 +60,8 @@ refuse "an image that is missing" "$IMG" serve --vhost-user-blk s.sock missing.q
 refuse "an unknown key" "$IMG" serve --vhost-user-blk s.sock a.qcow2,read-only=on
 refuse "an unknown engine" "$IMG" serve --vhost-user-blk s.sock a.qcow2,aio=native
 refuse "an unknown format" "$IMG" serve --vhost-user-blk s.sock a.qcow2,format=vmdk
+refuse "files registered with threads" \
+    "$IMG" serve --vhost-user-blk s.sock a.qcow2,fixed-files=on,aio=threads
 refuse "a poll that is too long" "$IMG" serve --vhost-user-blk s.sock a.qcow2,poll-us=1001
 refuse "readonly and ephemeral" "$IMG" serve --vhost-user-blk s.sock a.qcow2,readonly=on,ephemeral=on
 refuse "inflight and ephemeral" "$IMG" serve --vhost-user-blk s.sock a.qcow2,ephemeral=on,inflight=on

@@ -77,6 +77,11 @@ dd if=/dev/zero of=/busy-\$n bs=256k count=4 oflag=direct; rm /busy-\$n; done 2>
 rounds="for i in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=/large-\$i bs=64k count=16 2>/dev/null; \
 sha256sum /large-\$i >>/sums; sync; echo ROUND \$i; done"
 again="echo 3 >/proc/sys/vm/drop_caches; sha256sum -c --status /sums && echo RIGHT"
+fixed=,fixed-files=on
+if ! "$BUILD/minivmm-io" -i io_uring -c 'read 0 512' clean-disk.qcow2 >/dev/null 2>&1; then
+    skip "a served disk whose files are registered" "no io_uring here"
+    fixed=
+fi
 serve ,discard=on
 start 2 "$busy; $rounds; $again"
 for round in 1 2 4 6 7; do
@@ -87,7 +92,7 @@ for round in 1 2 4 6 7; do
     kill -9 $server
     wait $server 2>/dev/null
     # Around the page cache requests take their time, many at once.
-    if [ $((round % 2)) -eq 0 ]; then serve ,discard=on,cache=direct; else serve ,discard=on; fi
+    if [ $((round % 2)) -eq 0 ]; then serve ,discard=on,cache=direct$fixed; else serve ,discard=on; fi
 done
 ended "a guest whose disk's server was killed five times finds its files right"
 terminated "SIGTERM ends the server"

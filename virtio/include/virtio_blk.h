@@ -41,6 +41,7 @@ struct virtio_blk_options {
 
     /* Guest memory to be registered with the queues (blk_queue_create_fixed()); NULL: none. Used in the call alone. */
     const struct guestmem *fixed_memory;
+    bool fixed_files; /* and the image's files */
 
     /* Microseconds for which a queue looks at its empty ring at most before it sleeps, as far as that
      * pays; 0: not at all. Up to VIRTIO_BLK_POLL_US_MAX. */

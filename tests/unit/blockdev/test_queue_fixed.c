@@ -47,7 +47,8 @@ static struct blk_queue *try_fixed(struct blk *blk, const struct iovec *regions,
 {
     struct blk_queue *queue = NULL;
     struct err err = {""};
-    int r = blk_queue_create_fixed(blk, regions, count, &queue, &err);
+    const struct blk_fixed fixed = {.regions = regions, .region_count = count};
+    int r = blk_queue_create_fixed(blk, &fixed, &queue, &err);
 
     if (r != 0)
         print_message("# %s\n", err.text);
@@ -335,6 +336,7 @@ static void what_cannot_be_is_said(void **state)
 {
     uint8_t *memory = map_bytes(REGION);
     struct iovec regions[5];
+    struct blk_fixed fixed = {.regions = regions, .region_count = 1};
     struct blk_queue *queue = NULL;
     struct err err = {""};
     struct blk *blk;
@@ -344,12 +346,13 @@ static void what_cannot_be_is_said(void **state)
         regions[i] = (struct iovec){memory + i * BLOCK, BLOCK};
     make_image();
     blk = open_cached(BLK_CACHE_WRITEBACK, BLK_AIO_THREADS);
-    assert_int_equal(blk_queue_create_fixed(blk, regions, 1, &queue, &err), -EINVAL);
+    assert_int_equal(blk_queue_create_fixed(blk, &fixed, &queue, &err), -EINVAL);
     assert_says(&err, "io_uring");
     assert_null(queue);
     close_image(blk);
     blk = open_cached(BLK_CACHE_WRITEBACK, BLK_AIO_AUTO);
-    assert_int_equal(blk_queue_create_fixed(blk, regions, 5, &queue, &err), -EINVAL);
+    fixed.region_count = ARRAY_LEN(regions);
+    assert_int_equal(blk_queue_create_fixed(blk, &fixed, &queue, &err), -EINVAL);
     assert_null(queue);
     finish_fixed(blk, try_fixed(blk, regions, 4));
     munmap(memory, REGION);
@@ -361,13 +364,14 @@ static int create_beyond_the_limit(struct blk *blk, const struct iovec *region)
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[2] = {{0}};
     const struct rlimit limit = {BLOCK, BLOCK};
+    const struct blk_fixed fixed = {.regions = region, .region_count = 1};
     struct blk_queue *queue = NULL;
     struct err err = {""};
     int r;
 
     if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || syscall(SYS_capset, &header, none) != 0)
         return 1;
-    r = blk_queue_create_fixed(blk, region, 1, &queue, &err);
+    r = blk_queue_create_fixed(blk, &fixed, &queue, &err);
     if (r != -ENOMEM)
         return r == -EPERM || r == -ENOSYS ? NO_MEMORY : 1; /* no io_uring: nothing to say */
     return strstr(err.text, "ulimit -l") != NULL ? NO_MEMORY : 1;

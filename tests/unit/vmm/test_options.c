@@ -101,7 +101,8 @@ static void everything_set(void **state)
                 "cache=direct,aio=threads,rerror=stop,werror=enospc --disk path=c=d,cache=unsafe "
                 "--disk x.qcow2,readonly --tmpdir /scratch --stats /s.json --disk "
                 "y,ephemeral=ram,iops=500,iops-burst=9,bps=8M,poll-us=0 "
-                "--disk z.qcow2,ephemeral=on,fixed-buffers=on");
+                "--disk z.qcow2,ephemeral=on,fixed-buffers=on "
+                "--disk w.qcow2,fixed-files=on");
     assert_int_equal(p.rc, 0);
     assert_string_equal(p.config.initrd, "i");
     assert_string_equal(p.config.append, "root=/dev/vda,,x"); /* no list: nothing is doubled */
@@ -117,7 +118,7 @@ static void everything_set(void **state)
     assert_string_equal(p.config.backing_root, "/srv");
     assert_string_equal(p.config.tmpdir, "/scratch");
     assert_string_equal(p.config.stats, "/s.json");
-    assert_int_equal(p.config.disk_count, 5);
+    assert_int_equal(p.config.disk_count, 6);
     assert_int_equal(p.config.disks[0].ephemeral, DISK_EPHEMERAL_OFF);
     assert_int_equal(p.config.disks[3].ephemeral, DISK_EPHEMERAL_RAM);
     assert_int_equal(p.config.disks[0].poll_us, 32);
@@ -128,7 +129,9 @@ static void everything_set(void **state)
     assert_int_equal(p.config.disks[3].bytes.burst, 0);
     assert_int_equal(p.config.disks[4].ephemeral, DISK_EPHEMERAL_FILE);
     assert_true(p.config.disks[4].fixed_buffers);
-    assert_false(p.config.disks[3].fixed_buffers);
+    assert_false(p.config.disks[3].fixed_buffers || p.config.disks[5].fixed_buffers);
+    assert_true(p.config.disks[5].fixed_files);
+    assert_false(p.config.disks[4].fixed_files);
     assert_string_equal(p.config.disks[0].path, "a,b.img");
     assert_string_equal(p.config.disks[0].format, "raw");
     assert_string_equal(p.config.disks[0].serial, "S1");
@@ -259,7 +262,9 @@ static void refused_options(void **state)
         {"--disk a,cache=none", "'writeback', 'direct' or 'unsafe'"},
         {"--disk a,aio=native", "'auto', 'io_uring' or 'threads'"},
         {"--disk a,fixed-buffers=1G", "fixed-buffers=1G: expected 'on' or 'off'"},
-        {"--disk a,fixed-buffers=on,aio=threads", "exclude each other"},
+        {"--disk a,fixed-buffers=on,aio=threads", "fixed-buffers=on and aio=threads exclude each"},
+        {"--disk a,fixed-files=1", "fixed-files=1: expected 'on' or 'off'"},
+        {"--disk a,fixed-files=on,aio=threads", "fixed-files=on and aio=threads exclude each"},
         {"--disk a,key-file=/missing/key", "/missing/key"},
         {"--disk a,key-fd=x", "key-fd"},
         {"--disk a,key-file=k,key-fd=3", "exclude each other"},

@@ -305,7 +305,8 @@ static void use_a_queue(void)
 
 static void waiting_for_a_disk_needs_no_further_calls(void **state)
 {
-    static const enum blk_aio aios[] = {BLK_AIO_AUTO, BLK_AIO_THREADS};
+    static const enum blk_aio aios[] = {BLK_AIO_AUTO, BLK_AIO_AUTO, BLK_AIO_THREADS};
+    static const struct blk_fixed fixed[] = {{.files = false}, {.files = true}, {.files = false}};
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(aios); i++) {
@@ -330,7 +331,8 @@ static void waiting_for_a_disk_needs_no_further_calls(void **state)
             options.cache = BLK_CACHE_WRITEBACK; /* the file system has no O_DIRECT */
             assert_int_equal(blk_open(&options, &disk, &err), 0);
         }
-        assert_int_equal(blk_queue_create(disk, &queue, &err), 0);
+        if (blk_queue_create_fixed(disk, &fixed[i], &queue, &err) != 0)
+            assert_int_equal(blk_queue_create(disk, &queue, &err), 0); /* no io_uring */
         (void)unlink(path);
         status = in_sandbox(use_a_queue);
         if (!WIFEXITED(status) || WEXITSTATUS(status) != DONE)
