@@ -50,6 +50,7 @@ struct blk_queue {
     unsigned in_flight;
     struct workers *workers; /* NULL: everything happens here */
     struct ring *ring;       /* or NULL */
+    int ring_error;          /* why there is none, if there might have been one; or 0 */
     int epoll;               /* watches both; -1 without a ring */
     unsigned slow_writes;    /* so many of the next ones go to the workers */
     unsigned suspicion;      /* what is left of FEW_WRITES since a slow one */
@@ -100,17 +101,16 @@ static int fill_ring(const struct blk_queue *queue, struct ring *ring,
 
 static int start_ring(struct blk_queue *queue, const struct blk_fixed *fixed, struct err *err)
 {
-    bool is_wanted = is_any(fixed) || queue->blk->aio == BLK_AIO_IO_URING;
     struct ring *ring;
     int r = ring_create(&ring);
 
     if (r != 0) {
-        return is_wanted ? ring_refused(queue, "set up io_uring", r, err) : 0;
+        return ring_refused(queue, "set up io_uring", r, err);
     }
     r = fill_ring(queue, ring, fixed, err);
     if (r != 0) {
         ring_destroy(ring);
-        return is_wanted ? r : 0;
+        return r;
     }
     queue->ring = ring;
     r = watch_both(queue);
@@ -119,13 +119,22 @@ static int start_ring(struct blk_queue *queue, const struct blk_fixed *fixed, st
 
 static int start_engines(struct blk_queue *queue, const struct blk_fixed *fixed, struct err *err)
 {
-    const struct blk *blk = queue->blk;
+    enum blk_aio aio = queue->blk->aio;
+    int r;
 
     queue->workers = workers_create(queue->blk);
     if (queue->workers == NULL) {
-        return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", blk->path);
+        return err_set_errno(err, -ENOMEM, "'%s': could not make a queue", queue->blk->path);
     }
-    return blk->aio == BLK_AIO_THREADS ? 0 : start_ring(queue, fixed, err);
+    if (aio == BLK_AIO_THREADS) {
+        return 0;
+    }
+    r = start_ring(queue, fixed, err);
+    if (r == 0 || queue->ring != NULL || aio == BLK_AIO_IO_URING || is_any(fixed)) {
+        return r;
+    }
+    queue->ring_error = r;
+    return 0;
 }
 
 int blk_queue_create_fixed(struct blk *blk, const struct blk_fixed *fixed, struct blk_queue **out,
@@ -176,6 +185,11 @@ void blk_queue_destroy(struct blk_queue *queue)
 const char *blk_queue_engine(const struct blk_queue *queue)
 {
     return queue->ring != NULL ? "io_uring" : "threads";
+}
+
+int blk_queue_engine_error(const struct blk_queue *queue)
+{
+    return queue->ring_error;
 }
 
 void blk_submit(struct blk_queue *queue, struct blk_request *request)

@@ -134,7 +134,10 @@ void virtio_blk_get_counters(const struct virtio_device *dev, struct virtio_blk_
 {
     const struct blk_device *device = (const struct blk_device *)dev;
 
-    *counters = (struct virtio_blk_counters){.engine = blk_queue_engine(device->queues[0].engine)};
+    *counters = (struct virtio_blk_counters){
+        .engine = blk_queue_engine(device->queues[0].engine),
+        .engine_error = blk_queue_engine_error(device->queues[0].engine),
+    };
     for (unsigned i = 0; i < device->queue_count; i++) {
         for (unsigned k = 0; k < VIRTIO_BLK_KINDS; k++) {
             counters->kinds[k].requests += load(&device->queues[i].counters[k].requests);

@@ -166,6 +166,18 @@ int disks_open(const struct vm_config *config, struct halt *halt, struct disks *
     return 0;
 }
 
+static void tell_engine(const char *path, const struct virtio_device *device)
+{
+    struct virtio_blk_counters counters;
+
+    virtio_blk_get_counters(device, &counters);
+    if (counters.engine_error != 0)
+        log_info("disk '%s': what waits for storage is carried out by %s (io_uring: %s)", path,
+                 counters.engine, strerror(-counters.engine_error));
+    else
+        log_info("disk '%s': what waits for storage is carried out by %s", path, counters.engine);
+}
+
 int disks_create_function(struct disks *disks, unsigned index, const struct guestmem *mem,
                           struct pci_function **out, struct err *err)
 {
@@ -196,8 +208,10 @@ int disks_create_function(struct disks *disks, unsigned index, const struct gues
 
     if (r == 0)
         r = virtio_pci_create(device, mem, out, err);
-    if (r == 0)
+    if (r == 0) {
         disks->disks[index].device = device;
+        tell_engine(disk->path, device);
+    }
     return r < 0 ? err_prefix(err, r, "disk '%s'", disk->path) : 0;
 }
 

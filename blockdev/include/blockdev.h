@@ -206,6 +206,8 @@ void blk_queue_destroy(struct blk_queue *queue);
 
 /* "io_uring" or "threads": what carries out simple requests that wait for storage. */
 const char *blk_queue_engine(const struct blk_queue *queue);
+/* Why it is not io_uring, though it could have been (BLK_AIO_AUTO): a negative errno value; or 0. */
+int blk_queue_engine_error(const struct blk_queue *queue);
 
 /* Hands a request over. Never fails: every error, a range beyond the device included, arrives through
  * done(). May return before anything has happened; blk_queue_complete() makes it happen. */

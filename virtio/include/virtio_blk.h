@@ -84,6 +84,7 @@ struct virtio_blk_counters {
         uint64_t latency[VIRTIO_BLK_LATENCIES]; /* with options.measure alone */
     } kinds[VIRTIO_BLK_KINDS];
     const char *engine; /* what carries out reads that wait: blk_queue_engine() */
+    int engine_error;   /* blk_queue_engine_error() */
 };
 
 /* Any thread; while requests run, numbers may be of moments that lie a request apart. */

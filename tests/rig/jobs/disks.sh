@@ -49,13 +49,15 @@ mark() {
 }
 start one.log "$(mark one)" --disk one.qcow2
 one=$vm
-guest two.log "$(mark two)" --disk two.qcow2 --stats two.stats
+guest two.log "$(mark two)" --disk two.qcow2 --stats two.stats --log-level info
 ends "two machines at once on one base: the first" 0 $status two.log
 wait $one
 ends "two machines at once on one base: the second" 0 $? one.log
 check "what the disk has done is in a file" grep -Eqx '\{"disks":\[\{"path":"two\.qcow2",'\
 '"read":\{"requests":[1-9][0-9]*,"errors":0,"bytes":[1-9][0-9]*,"latency-us":\{"[0-9]+":[0-9]+.*\},'\
 '"write":\{"requests":[1-9].*"allocations":[1-9][0-9]*,"table-hits":[1-9].*"aio":"(io_uring|threads)"\}\]\}' two.stats
+says "what carries out its requests is in the log" two.log \
+    "disk 'two.qcow2': what waits for storage is carried out by (io_uring|threads)"
 never_says "the first does not see the second's files" one.log 'mark-two'
 never_says "the second does not see the first's files" two.log 'mark-one'
 
