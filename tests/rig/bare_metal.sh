@@ -29,6 +29,6 @@ library=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdli
 # The guests with the most memory want 5 GiB of a machine that has it.
 memory=3072
 [ "$(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)" -lt $((8 << 20)) ] || memory=6144
-tests/rig/run-host --timeout 1000 --memory $memory "${programs[@]}" \
+tests/rig/run-host --again --timeout 1000 --memory $memory "${programs[@]}" \
     --tree "$stage=/minivmm" --tree "$library" \
     tests/rig/jobs/bare_metal.sh /minivmm

@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit
 build=${BUILD:-$PWD/build}
-exec tests/rig/run-host --timeout 300 --program "$build/minivmm" --program "$build/minivmm-img" \
+exec tests/rig/run-host --again --timeout 300 --program "$build/minivmm" --program "$build/minivmm-img" \
     --program "$(command -v qemu-img)" --program "$(command -v qemu-io)" \
     --program "$(command -v script)" \
     --file "$build/guest/blk_full" --file tests/lib.sh tests/rig/jobs/full.sh

@@ -25,7 +25,7 @@ rm /gone-$1; fstrim /; sync; echo DONE $1"
 
 # in_minivmm N: boots the snapshot in minivmm, wherever that has a KVM, and fetches it.
 in_minivmm() {
-    tests/rig/run-host --timeout 500 --program "$MINIVMM" --file "$work/clean-disk.qcow2" \
+    tests/rig/run-host --again --timeout 500 --program "$MINIVMM" --file "$work/clean-disk.qcow2" \
         --file "$work/snapshot.qcow2" --file "$image/vmlinuz" --file "$image/initrd.img" \
         --result "snapshot.qcow2=$work/snapshot.new" tests/rig/jobs/boot.sh \
         "$append run=\"$(round "$1")\"" >"$work/console.raw" 2>&1

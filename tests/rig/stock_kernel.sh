@@ -23,7 +23,7 @@ for config in configs/*.json; do
 done
 
 run_job() {
-    tests/rig/run-host --timeout 1000 --memory $memory --program "$build/minivmm" \
+    tests/rig/run-host --again --timeout 1000 --memory $memory --program "$build/minivmm" \
         --program "$build/minivmm-img" --program "$(command -v qemu-img)" \
         --file "$image/clean-disk.qcow2" --file "$image/vmlinuz" --file "$image/initrd.img" \
         --file tests/lib.sh --file guest/demo/guest-console.sh --file tests/rig/jobs/job.sh \
