@@ -115,7 +115,7 @@ class Bench:
     def requests(self, count, depth, size, step, write=False, image="overlay.qcow2", cold=False,
                  throwaway=None, direct=False, peer_count=None):
         """One row of requests: rates in requests per second. `throwaway` ("on", "ram"): ours goes to such
-        a disk over the base. `direct`: with O_DIRECT, reads of the base itself; there is no limit to show.
+        a disk over the base. `direct`: with O_DIRECT, reads of the base itself; the limit is a raw io_uring.
         `peer_count`: of a peer who would take too long for all."""
         peer_count = peer_count or count
         args = ["-c", count, "-d", depth, "-s", size, "-S", step] + (["-w"] if write else [])
@@ -155,9 +155,7 @@ class Bench:
             ours.append(count / self.engine_seconds(args + own, target("ours")))
             seconds = self.qemu_seconds(peer_args, target("peer"), aio, mode)
             peer.append(peer_count / max(seconds, 0.001))
-            if direct:
-                continue
-            limit.append(count / self.limit_seconds(args, limit_file()))
+            limit.append(count / self.limit_seconds(args + (["-n"] if direct else []), limit_file()))
         return ours, peer, limit, "QEMU with aio=%s" % aio
 
     def overlap_checks(self, cold):
@@ -485,12 +483,52 @@ class Bench:
             process.stdin.close()
             process.stdout.close()
 
+    def first_instruction(self, index):
+        """What minivmm says of itself: 0 processor time, 1 wall time."""
+        argv, _ = self.machine_commands("hello", "microvm")
+        argv = [str(word) for word in argv if word != "--quiet"] + ["--log-level", "debug"]
+        ours = []
+        for _ in range(ROUNDS):
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            found = re.search(r"after ([0-9.]+) ms of CPU time, ([0-9.]+) ms", done.stderr)
+            if not found:
+                raise Skip("minivmm does not say when: status %d" % done.returncode)
+            ours.append(float(found.group(1 + index)) / 1000)
+        return ours, None, None, "hello guest, memory 256M"
+
     def machine_memory(self, machine):
         our_argv, peer_argv = self.machine_commands("hang", machine)
         rounds = range(min(ROUNDS, 3))
         return ([self.beyond_guest(our_argv) for _ in rounds],
                 [self.beyond_guest(peer_argv) for _ in rounds], None,
                 "halted guest, memory 256M, %s" % machine)
+
+    def read_once(self):
+        """Bytes that many processes, each with a disk over one base that nobody has read yet, read from storage
+        together, over the bytes of the base."""
+        base = self.path("base.qcow2")
+        count = IMAGE // 65536
+        requests = ["-c", count, "-d", 8, "-s", 65536, "-S", 65536]
+
+        def ratio(*argv):
+            with open(base, "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            crowd = [subprocess.Popen([str(a) for a in argv], stdout=subprocess.DEVNULL)
+                     for _ in range(CROWD)]
+            blocks = 0
+            for process in crowd:
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                if status != 0:
+                    raise Skip("%s: status %d" % (argv[0], process.returncode))
+                blocks += usage.ru_inblock
+            return blocks * 512 / IMAGE
+
+        rounds = range(min(ROUNDS, 3))
+        return ([ratio(self.engine, *requests, "-e", "ram", base) for _ in rounds],
+                [ratio("qemu-img", "bench", "-f", "qcow2", *requests, base) for _ in rounds], None,
+                "%d processes read all of it at once" % CROWD)
 
     # ---- many machines at once on one base; QEMU's have no disk, which these guests would not find there ----
 
@@ -682,10 +720,16 @@ def rows(bench):
         ("start a machine, CPU time", millis, down, lambda: bench.start("microvm", 1)),
         ("start a machine, wall time", millis, down, lambda: bench.start("microvm", 0)),
         ("start a machine, wall time, q35", millis, down, lambda: bench.start("q35", 0)),
+        ("until the first guest instruction, CPU time", millis, down,
+         lambda: bench.first_instruction(0)),
+        ("until the first guest instruction, wall time", millis, down,
+         lambda: bench.first_instruction(1)),
         ("memory beyond the guest's", mebis, down, lambda: bench.machine_memory("microvm")),
         ("%d machines at once, until all have run" % CROWD, millis, down, bench.crowd_time),
         ("%d machines at once, using their disks" % CROWD, millis, down, bench.crowd_io_time),
         ("%d machines at once, memory together" % CROWD, mebis, down, bench.crowd_memory),
+        ("base read from disk, %d disks on it, times" % CROWD, lambda value: "%.2f" % value, down,
+         bench.read_once),
         ("stock kernel to init, microvm", millis, down, lambda: bench.boot("microvm")),
         ("stock kernel to init, q35", millis, down, lambda: bench.boot("q35")),
     ]

@@ -4,8 +4,8 @@
  *
  *   enginebench [-f FORMAT] [-w] [-n] [-t] [-p] [-F] [-e on|ram] [-c COUNT] [-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES]
  *               IMAGE
- *   enginebench --limit [-w] ... FILE    pread or pwrite in a loop, for what the machine can do at
- * all
+ *   enginebench --limit [-w] ... FILE    pread or pwrite in a loop, with -n an io_uring and nothing else, for what
+ *                                        the machine can do at all
  *
  * -e: on a throwaway overlay over the image, in TMPDIR or in memory. -n: past the page cache. -t: without
  * io_uring. -F: files are registered. -q: so many queues of the one image, each with a thread and DEPTH requests at once; COUNT is of all
@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@ enum { QUEUES_MAX = 64 };
 struct bench {
     uint64_t count, size, step, length; /* length: of the device */
     unsigned depth, queues;
-    bool write, parts, fixed_files;
+    bool write, parts, direct, fixed_files;
     int fd; /* with --limit */
 };
 
@@ -140,6 +141,78 @@ static void *run_limit(void *arg)
     return NULL;
 }
 
+/* Requests of a raw io_uring that are given to the kernel at once: what was found best in ring.c. */
+enum { RAW_BATCH = 8 };
+
+struct raw {
+    struct lane *lane;
+    struct io_uring uring;
+    unsigned prepared, in_flight;
+};
+
+static void raw_submit(struct raw *raw)
+{
+    int did = raw->prepared > 0 ? io_uring_submit(&raw->uring) : 0;
+
+    raw->lane->result = did < 0 ? did : raw->lane->result;
+    raw->prepared = 0;
+}
+
+static void raw_next(struct raw *raw, struct slot *slot)
+{
+    const struct bench *bench = raw->lane->bench;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&raw->uring);
+    uint64_t offset = next_offset(raw->lane);
+
+    if (bench->write)
+        io_uring_prep_writev(sqe, bench->fd, &slot->iov, 1, offset);
+    else
+        io_uring_prep_readv(sqe, bench->fd, &slot->iov, 1, offset);
+    io_uring_sqe_set_data(sqe, slot);
+    raw->in_flight++;
+    if (++raw->prepared == RAW_BATCH)
+        raw_submit(raw);
+}
+
+/* Waits for one if there is none. */
+static void raw_take_back(struct raw *raw)
+{
+    struct io_uring_cqe *cqe;
+    struct slot *slot;
+    int ret = io_uring_peek_cqe(&raw->uring, &cqe);
+
+    if (ret != 0) {
+        raw_submit(raw);
+        ret = io_uring_wait_cqe(&raw->uring, &cqe);
+    }
+    if (ret != 0 || cqe->res != (int)raw->lane->bench->size) {
+        raw->lane->result = ret != 0 ? ret : cqe->res < 0 ? cqe->res : -EIO;
+        raw->in_flight = 0;
+        return;
+    }
+    slot = io_uring_cqe_get_data(cqe);
+    io_uring_cqe_seen(&raw->uring, cqe);
+    raw->in_flight--;
+    if (!is_over(raw->lane))
+        raw_next(raw, slot);
+}
+
+static void *run_raw(void *arg)
+{
+    struct raw raw = {.lane = arg};
+    struct lane *lane = arg;
+
+    lane->result = io_uring_queue_init(lane->bench->depth, &raw.uring, 0);
+    if (lane->result != 0)
+        return NULL;
+    for (unsigned i = 0; i < lane->bench->depth && !is_over(lane); i++)
+        raw_next(&raw, &lane->slots[i]);
+    while (raw.in_flight > 0 && lane->result == 0)
+        raw_take_back(&raw);
+    io_uring_queue_exit(&raw.uring);
+    return NULL;
+}
+
 static int lane_init(struct lane *lane, const struct bench *bench, unsigned index, struct blk *blk)
 {
     const struct blk_fixed fixed = {.files = bench->fixed_files};
@@ -215,7 +288,10 @@ static int run_bench(const struct bench *bench, struct blk *blk, double *seconds
     }
     if (ret == 0) {
         start = now();
-        ret = run_lanes(lanes, bench->queues, blk != NULL ? run_queue : run_limit);
+        ret = run_lanes(lanes, bench->queues,
+                        blk != NULL     ? run_queue
+                        : bench->direct ? run_raw
+                                        : run_limit);
         *seconds = now() - start;
     }
     while (made > 0) {
@@ -246,7 +322,8 @@ static int bench_limit(struct bench *bench, const char *path, double *seconds)
     off_t end;
     int ret;
 
-    bench->fd = open(path, (bench->write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    bench->fd =
+        open(path, (bench->write ? O_RDWR : O_RDONLY) | (bench->direct ? O_DIRECT : 0) | O_CLOEXEC);
     end = bench->fd < 0 ? -1 : lseek(bench->fd, 0, SEEK_END);
     if (end <= 0) {
         return -errno;
@@ -259,11 +336,10 @@ static int bench_limit(struct bench *bench, const char *path, double *seconds)
 
 static int usage(void)
 {
-    fputs("usage: enginebench [--limit] [-f FORMAT] [-w] [-n] [-t] [-e on|ram] [-c COUNT] [-d "
-          "DEPTH] [-s "
-          "SIZE] [-S STEP] [-q QUEUES] "
-          "IMAGE\n",
-          stderr);
+    fputs(
+        "usage: enginebench [--limit] [-f FORMAT] [-w] [-n] [-t] [-p] [-F] [-e on|ram] [-c COUNT] "
+        "[-d DEPTH] [-s SIZE] [-S STEP] [-q QUEUES] IMAGE\n",
+        stderr);
     return 2;
 }
 
@@ -297,6 +373,7 @@ int main(int argc, char **argv)
             break;
         case 'n':
             options.cache = BLK_CACHE_DIRECT;
+            bench.direct = true;
             break;
         case 't':
             options.aio = BLK_AIO_THREADS;
