@@ -75,6 +75,8 @@ int ring_register_memory(struct ring *ring, const struct iovec *regions, unsigne
 
     for (unsigned i = 0; i < count; i++)
         n += (unsigned)div_round_up(regions[i].iov_len, buffer_bytes);
+    if (n == 0)
+        return 0;
     buffers = calloc(n, sizeof(*buffers));
     if (buffers == NULL)
         return -ENOMEM;
