@@ -192,8 +192,8 @@ int blk_queue_create(struct blk *blk, struct blk_queue **out, struct err *err);
  * The same with something registered with the queue's io_uring, which makes what goes past the page cache cheaper:
  * memory, in which requests lie, and files. Memory is all there (touched, and locked) from then on, and stays mapped as it
  * is until the queue is destroyed. Files are registered for reads alone, those of all layers, opened anew through
- * /proc/self/fd; the chain stays as it is until the queue is destroyed. Fails where there is no io_uring (for files: or no /proc),
- * -EINVAL when the image was opened with BLK_AIO_THREADS, -ENOMEM beyond RLIMIT_MEMLOCK.
+ * /proc/self/fd; the chain stays as it is until the queue is destroyed. Fails where there is no io_uring or, for files,
+ * no /proc; -EINVAL when the image was opened with BLK_AIO_THREADS, -ENOMEM beyond RLIMIT_MEMLOCK.
  */
 struct blk_fixed {
     const struct iovec *regions;
