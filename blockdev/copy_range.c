@@ -39,9 +39,8 @@ static int copy_in_file(int from, uint64_t from_offset, int to, uint64_t to_offs
 static int plain_fd(struct file *file, uint64_t offset, uint64_t length)
 {
     const struct iovec range = {.iov_len = length};
-    bool is_plain = file != NULL && file->ops->plain_fd != NULL;
 
-    return is_plain && file->ops->plain_fd(file, offset, &range, 1) >= 0 ? file->fd : -1;
+    return file != NULL && file_plain_fd(file, offset, &range, 1) >= 0 ? file->fd : -1;
 }
 
 int blk_copy_range(struct blk *from, uint64_t from_offset, struct blk *to, uint64_t to_offset,

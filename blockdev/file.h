@@ -93,6 +93,12 @@ static inline int file_try_preadv(struct file *f, uint64_t offset, const struct 
                                       : f->ops->preadv(f, offset, iov, count);
 }
 
+/* -1 where the layer has none. */
+static inline int file_plain_fd(struct file *f, uint64_t offset, const struct iovec *iov, int count)
+{
+    return f->ops->plain_fd != NULL ? f->ops->plain_fd(f, offset, iov, count) : -1;
+}
+
 static inline int file_pread(struct file *f, uint64_t offset, void *buf, size_t length)
 {
     struct iovec iov = {.iov_base = buf, .iov_len = length};

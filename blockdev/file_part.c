@@ -81,8 +81,8 @@ static int part_plain_fd(struct file *file, uint64_t offset, const struct iovec 
     struct file *below = in->below;
     uint64_t total = iov_length(iov, count);
 
-    return below->ops->plain_fd != NULL && length_inside(in, offset, total) == total
-               ? below->ops->plain_fd(below, in->offset + offset, iov, count)
+    return length_inside(in, offset, total) == total
+               ? file_plain_fd(below, in->offset + offset, iov, count)
                : -1;
 }
 

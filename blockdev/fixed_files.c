@@ -23,7 +23,7 @@ static int plain_fd(const struct blk *layer, int index)
 {
     struct file *file = index == 0 ? layer->file : layer->data_file;
 
-    return file != NULL && file->ops->plain_fd != NULL ? file->ops->plain_fd(file, 0, NULL, 0) : -1;
+    return file != NULL ? file_plain_fd(file, 0, NULL, 0) : -1;
 }
 
 /* Another open file of what `fd` is, or a negative errno value. */

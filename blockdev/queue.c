@@ -282,10 +282,8 @@ static bool start_in_kernel(struct blk_queue *queue, struct blk_request *request
         return false;
     }
     if (extent.kind == BLK_EXTENT_DATA && !extent.is_encrypted &&
-        extent.length == request->length && extent.file != NULL &&
-        extent.file->ops->plain_fd != NULL) {
-        fd = extent.file->ops->plain_fd(extent.file, extent.host_offset, request->iov,
-                                        request->iovcnt);
+        extent.length == request->length && extent.file != NULL) {
+        fd = file_plain_fd(extent.file, extent.host_offset, request->iov, request->iovcnt);
     }
     if (fd < 0 || !ring_transfer(queue->ring, fd, extent.file->fd_offset + extent.host_offset,
                                  request, layer, extent.hold)) {

@@ -125,31 +125,25 @@ int ring_register_file(struct ring *ring, int fd, int file)
 /* Nothing else than that from now on. */
 int ring_enable(struct ring *ring)
 {
-    static const struct io_uring_restriction
-        plain[] =
-            {
-                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV},
-                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV},
-            },
-        memory[] =
-            {
-                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ_FIXED},
-                {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITE_FIXED},
-            },
-        files[] = {
-            {.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE},
-            {.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_FILES},
-        };
-    struct io_uring_restriction only[ARRAY_LEN(plain) + ARRAY_LEN(memory) + ARRAY_LEN(files)];
+    const bool memory = ring->region_count > 0, files = ring->file_count > 0;
+    const struct {
+        bool is_wanted;
+        struct io_uring_restriction what;
+    } rows[] = {
+        {true, {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READV}},
+        {true, {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITEV}},
+        {memory, {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ_FIXED}},
+        {memory, {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_WRITE_FIXED}},
+        {files, {.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE}},
+        {files, {.opcode = IORING_RESTRICTION_REGISTER_OP, .register_op = IORING_UNREGISTER_FILES}},
+    };
+    struct io_uring_restriction only[ARRAY_LEN(rows)];
     unsigned count = 0;
     int r;
 
-    for (size_t i = 0; i < ARRAY_LEN(plain); i++)
-        only[count++] = plain[i];
-    for (size_t i = 0; i < ARRAY_LEN(memory) && ring->region_count > 0; i++)
-        only[count++] = memory[i];
-    for (size_t i = 0; i < ARRAY_LEN(files) && ring->file_count > 0; i++)
-        only[count++] = files[i];
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (rows[i].is_wanted)
+            only[count++] = rows[i].what;
     r = register_with(&ring->uring, IORING_REGISTER_RESTRICTIONS, only, count);
     return r != 0 ? r : register_with(&ring->uring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 }

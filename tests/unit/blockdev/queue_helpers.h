@@ -130,6 +130,20 @@ static inline struct blk *open_slow(struct slow_file *slow)
     return blk;
 }
 
+/* A qcow2 image past the page cache, or, of a file system that has no O_DIRECT, through it. */
+static inline struct blk *open_past_cache(const char *path, enum blk_aio aio)
+{
+    struct blk_open_options options = {
+        .path = path, .format = "qcow2", .writable = true, .aio = aio, .cache = BLK_CACHE_DIRECT};
+    struct blk *blk = NULL;
+
+    if (blk_open(&options, &blk, NULL) != 0) {
+        options.cache = BLK_CACHE_WRITEBACK;
+        assert_int_equal(blk_open(&options, &blk, NULL), 0);
+    }
+    return blk;
+}
+
 struct asked {
     struct blk_request request;
     struct iovec iov;

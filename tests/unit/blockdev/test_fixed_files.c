@@ -40,21 +40,6 @@ static int transfer(struct blk_queue *queue, enum blk_op op, uint64_t offset)
     return asked.result;
 }
 
-/* Of a file system that has no O_DIRECT: buffered. */
-static struct blk *open_top(const char *path)
-{
-    struct blk_open_options options = {
-        .path = path, .format = "qcow2", .writable = true, .cache = BLK_CACHE_DIRECT};
-    struct blk *blk = NULL;
-    struct err err = {""};
-
-    if (blk_open(&options, &blk, &err) != 0) {
-        options.cache = BLK_CACHE_WRITEBACK;
-        assert_int_equal(blk_open(&options, &blk, &err), 0);
-    }
-    return blk;
-}
-
 /* What is in memory of them is read by the thread itself. */
 static void forget_pages(const char *path)
 {
@@ -94,7 +79,7 @@ static void all_layers_read_right(void **state)
     make_chain();
     for (uint64_t i = 0; i < length; i++)
         expected[i] = (uint8_t)(1 + i / 65536 % 3);
-    blk = open_top("top.qcow2");
+    blk = open_past_cache("top.qcow2", BLK_AIO_AUTO);
     queue = try_files(blk);
     print_message("# seed %u\n", seed);
     for (unsigned i = 0; i < ROUNDS && queue != NULL; i++) {
@@ -161,7 +146,7 @@ static void reads_alone_are_registered(void **state)
 /* Uses a registered queue, says so and waits to be killed. */
 static void be_killed(int told)
 {
-    struct blk *blk = open_top("killed.qcow2");
+    struct blk *blk = open_past_cache("killed.qcow2", BLK_AIO_AUTO);
     struct blk_queue *queue = try_files(blk);
     uint8_t answer = queue != NULL;
 
@@ -239,7 +224,7 @@ static int use_and_unmount(void)
         struct blk_queue *queue;
 
         shell("qemu-img create -q -f qcow2 %s 1M", path);
-        blk = open_top(path);
+        blk = open_past_cache(path, BLK_AIO_AUTO);
         queue = try_files(blk);
         if (queue == NULL)
             return CANNOT;
@@ -289,7 +274,7 @@ static int create_without_proc(void)
     if (chdir(mounted) != 0)
         return CANNOT;
     shell("qemu-img create -q -f qcow2 a.qcow2 1M");
-    blk = open_top("a.qcow2");
+    blk = open_past_cache("a.qcow2", BLK_AIO_AUTO);
     if (umount2("/proc", MNT_DETACH) != 0)
         return CANNOT;
     r = refusal_of_files(blk);
@@ -304,7 +289,7 @@ static int create_with_another_proc(void)
     if (chdir(mounted) != 0)
         return CANNOT;
     shell("qemu-img create -q -f qcow2 a.qcow2 1M");
-    blk = open_top("a.qcow2");
+    blk = open_past_cache("a.qcow2", BLK_AIO_AUTO);
     if (mount("none", "/proc", "tmpfs", 0, "size=1m") != 0)
         return CANNOT;
     shell("mkdir -p /proc/self/fd; for i in $(seq 0 99); do echo x >/proc/self/fd/$i; done");

@@ -29,23 +29,6 @@ static void take_io_uring_away(int error)
     assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
 }
 
-/* Past the page cache where the file system can. */
-static struct blk *open_for(enum blk_aio aio)
-{
-    struct blk_open_options options = {.path = "a.qcow2",
-                                       .format = "qcow2",
-                                       .writable = true,
-                                       .aio = aio,
-                                       .cache = BLK_CACHE_DIRECT};
-    struct blk *blk = NULL;
-
-    if (blk_open(&options, &blk, NULL) != 0) {
-        options.cache = BLK_CACHE_WRITEBACK;
-        assert_int_equal(blk_open(&options, &blk, NULL), 0);
-    }
-    return blk;
-}
-
 static void ask_all(struct blk_queue *queue, enum blk_op op)
 {
     for (unsigned i = 0; i < FEW; i++)
@@ -57,7 +40,7 @@ static void ask_all(struct blk_queue *queue, enum blk_op op)
 
 static void threads_do_it_all(int error)
 {
-    struct blk *blk = open_for(BLK_AIO_AUTO);
+    struct blk *blk = open_past_cache("a.qcow2", BLK_AIO_AUTO);
     struct blk_queue *queue;
 
     assert_int_equal(blk_queue_create(blk, &queue, NULL), 0);
@@ -82,7 +65,7 @@ static void who_insists_is_refused(int error)
 
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
         bool is_plain = i == ARRAY_LEN(rows) - 1;
-        struct blk *blk = open_for(is_plain ? BLK_AIO_IO_URING : BLK_AIO_AUTO);
+        struct blk *blk = open_past_cache("a.qcow2", is_plain ? BLK_AIO_IO_URING : BLK_AIO_AUTO);
         struct blk_queue *queue = NULL;
         struct err err = {""};
 
@@ -131,7 +114,7 @@ static void with_it_or_by_choice_there_is_no_error(void **state)
 
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(aios); i++) {
-        struct blk *blk = open_for(aios[i]);
+        struct blk *blk = open_past_cache("a.qcow2", aios[i]);
         struct blk_queue *queue;
         bool is_ring;
 
